@@ -1,0 +1,305 @@
+"""Split a document into sections, join them again, and commit to them (DESIGN sections 4 and 5).
+
+A section can be erased later: its commitment stays in the leaf's `commit`, its bytes and salt go. Joining needs
+no catalog, so a verifier of any age can do it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from klyra_audit.format import canonical
+from klyra_audit.format.canonical import JsonObject
+from klyra_audit.format.errors import ProfileError, SectionError
+
+SectionName = Literal["core", "actor", "target"]
+
+SALT_SIZE: Final = 16
+SALTS_SIZE: Final = 3 * SALT_SIZE
+ABSENT: Final = bytes(32)
+OPERATOR_REFERENCE: Final = bytes(16)
+OPERATOR_ORGANIZATION_ID: Final = "operator"
+MAX_POINTER_CHARACTERS: Final = 1024
+
+_ORGANIZATION_ID = re.compile(r"org_[0-9A-Za-z_-]{1,64}")
+_METADATA = "/metadata/"
+_ACTOR_POINTERS = ("/actor/id", "/actor/name", "/metadata/client_ip", "/metadata/user_agent")
+_ACTOR_FIXED = frozenset({"/actor/id", "/actor/name"})
+_TARGET_POINTERS = ("/resource/id", "/resource/name")
+_TARGET_FIXED = frozenset(_TARGET_POINTERS)
+_BAD_ESCAPE = re.compile(r"~(?![01])")
+
+_DOMAIN_CORE = b"klyra/kl1/core\0"
+_DOMAIN_ACTOR = b"klyra/kl1/actor\0"
+_DOMAIN_TARGET = b"klyra/kl1/target\0"
+_DOMAINS: dict[SectionName, bytes] = {"core": _DOMAIN_CORE, "actor": _DOMAIN_ACTOR, "target": _DOMAIN_TARGET}
+_DOMAIN_EVENT = b"klyra/kl1/event\0"
+_DOMAIN_CONTROL = b"klyra/kl1/control\0"
+_DOMAIN_ORGANIZATION = b"klyra/kl1/org\0"
+
+_sha256 = hashlib.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Metadata pointers that the catalog adds to the actor and target sections; all begin with /metadata/."""
+
+    actor: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+
+
+NO_MARKS: Final = Marks()
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Canonical bytes of each section; None where a section is absent."""
+
+    core: bytes
+    actor: bytes | None = None
+    target: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Salts:
+    """16 random bytes for each section, drawn even for an absent one."""
+
+    core: bytes
+    actor: bytes
+    target: bytes
+
+    @classmethod
+    def unpack(cls, salts: bytes) -> Salts:
+        """Read the 48 bytes that travel with an event."""
+        if len(salts) != SALTS_SIZE:
+            raise SectionError(f"salts are {len(salts)} bytes long, not {SALTS_SIZE}")
+        return cls(salts[:16], salts[16:32], salts[32:])
+
+    @classmethod
+    def draw(cls) -> Salts:
+        """Draw fresh salts from the system."""
+        return cls.unpack(os.urandom(SALTS_SIZE))
+
+    def pack(self) -> bytes:
+        """Return the 48 bytes that travel with an event."""
+        return self.core + self.actor + self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Commitments:
+    """C_core, C_actor, C_target: 32 bytes each, zeros for an absent section."""
+
+    core: bytes
+    actor: bytes
+    target: bytes
+
+    def event_commit(self) -> bytes:
+        """Return the leaf's `commit` of an event or quarantine record."""
+        return _sha256(_DOMAIN_EVENT + self.core + self.actor + self.target).digest()
+
+
+def is_organization_id(text: str) -> bool:
+    """Say whether `text` can name a customer; the operator's own name cannot."""
+    return _ORGANIZATION_ID.fullmatch(text) is not None
+
+
+def organization_reference(org_salt: bytes, organization_id: str) -> bytes:
+    """Return `org_ref`, the 16 bytes that stand for an organization in leaves."""
+    if organization_id == OPERATOR_ORGANIZATION_ID:
+        return OPERATOR_REFERENCE
+    return _sha256(_DOMAIN_ORGANIZATION + org_salt + organization_id.encode()).digest()[:16]
+
+
+def section_commitment(name: SectionName, salt: bytes, encoded: bytes) -> bytes:
+    """Return C_name of one section's canonical bytes."""
+    return _sha256(_DOMAINS[name] + salt + encoded).digest()
+
+
+def commitments(sections: Sections, salts: Salts) -> Commitments:
+    """Return the three commitments of an event."""
+    actor, target = sections.actor, sections.target
+    return Commitments(
+        _sha256(_DOMAIN_CORE + salts.core + sections.core).digest(),
+        ABSENT if actor is None else _sha256(_DOMAIN_ACTOR + salts.actor + actor).digest(),
+        ABSENT if target is None else _sha256(_DOMAIN_TARGET + salts.target + target).digest(),
+    )
+
+
+def control_commit(encoded: bytes) -> bytes:
+    """Return the leaf's `commit` of a control document's canonical bytes."""
+    return _sha256(_DOMAIN_CONTROL + encoded).digest()
+
+
+def split(document: JsonObject, marks: Marks = NO_MARKS) -> Sections:
+    """Split a document of the profile into its sections, by the fixed pointers and the catalog's `marks`."""
+    resource = document.get("resource")
+    about_user = type(resource) is dict and resource.get("type") == "user"
+    return _extract(document, _plan(marks, about_user=about_user), required=False)
+
+
+def split_at(document: JsonObject, actor: tuple[str, ...], target: tuple[str, ...]) -> Sections:
+    """Split a document at exactly the pointers an emitter listed.
+
+    Raises:
+        SectionError: a pointer that may not be in its section, or that the document does not have.
+    """
+    steps = tuple(
+        (pointer, _tokens(pointer), name == "actor")
+        for name, pointers in (("actor", actor), ("target", target))
+        for pointer in _allowed(name, pointers)
+    )
+    return _extract(document, steps, required=True)
+
+
+def pointers(sections: Sections) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the sorted pointers of the actor section and of the target section."""
+    return (
+        tuple(_section_object("actor", sections.actor)),
+        tuple(_section_object("target", sections.target)),
+    )
+
+
+def join(sections: Sections) -> JsonObject:
+    """Return the document that was split.
+
+    Raises:
+        SectionError: a pointer that no split produces, is present in core already, or has no parent there.
+        ProfileError: a section is not canonical.
+    """
+    core = canonical.parse_canonical(sections.core)
+    moved: list[tuple[JsonObject, str, object]] = []
+    seen: set[str] = set()
+    for name, encoded in (("actor", sections.actor), ("target", sections.target)):
+        members = _section_object(name, encoded)
+        for pointer in _allowed(name, tuple(members)):
+            if pointer in seen:
+                raise SectionError(f"{pointer} stands in two sections")
+            seen.add(pointer)
+            parent, member = _place(core, pointer)
+            moved.append((parent, member, members[pointer]))
+    if seen & _TARGET_FIXED and core["resource"].get("type") != "user":
+        raise SectionError("the resource is no user, yet the target section names it")
+    for parent, member, value in moved:
+        parent[member] = value
+    return core
+
+
+_Step = tuple[str, tuple[str, ...], bool]
+
+
+@lru_cache(maxsize=256)
+def _plan(marks: Marks, *, about_user: bool) -> tuple[_Step, ...]:
+    """Return (pointer, tokens, belongs to the actor) for everything a split may move."""
+    actor = dict.fromkeys((*_ACTOR_POINTERS, *marks.actor))
+    target = dict.fromkeys((*(_TARGET_POINTERS if about_user else ()), *marks.target))
+    steps = [(pointer, _tokens(pointer), True) for pointer in actor]
+    steps += [(pointer, _tokens(pointer), False) for pointer in target if pointer not in actor]
+    return tuple(steps)
+
+
+def _extract(document: JsonObject, steps: tuple[_Step, ...], *, required: bool) -> Sections:
+    core = dict(document)
+    copied: dict[tuple[str, ...], JsonObject] = {}
+    actor: JsonObject = {}
+    target: JsonObject = {}
+    for pointer, tokens, is_actor in steps:
+        parent = _copied_parent(core, tokens, copied)
+        if parent is not None and tokens[-1] in parent:
+            (actor if is_actor else target)[pointer] = parent.pop(tokens[-1])
+        elif required:
+            raise SectionError(f"the document has no {pointer}")
+    return Sections(
+        canonical.encode(core),
+        _encode_section(actor) if actor else None,
+        _encode_section(target) if target else None,
+    )
+
+
+def _copied_parent(
+    core: JsonObject, tokens: tuple[str, ...], copied: dict[tuple[str, ...], JsonObject]
+) -> JsonObject | None:
+    """Return the parent object of the pointer inside `core`, copied once so that the document stays as it was."""
+    path = tokens[:-1]
+    found = copied.get(path)
+    if found is not None:
+        return found
+    parent = core
+    for depth, token in enumerate(path, 1):
+        child = copied.get(path[:depth])
+        if child is None:
+            original = parent.get(token)
+            if type(original) is not dict:
+                return None
+            child = dict(original)
+            parent[token] = copied[path[:depth]] = child
+        parent = child
+    return parent
+
+
+def _encode_section(members: JsonObject) -> bytes:
+    return canonical.encode(members, max_key_characters=MAX_POINTER_CHARACTERS)
+
+
+def _section_object(name: str, encoded: bytes | None) -> JsonObject:
+    if encoded is None:
+        return {}
+    members = canonical.parse_canonical(encoded, max_key_characters=MAX_POINTER_CHARACTERS)
+    if not members:
+        raise SectionError(f"the {name} section is empty; an empty section is absent")
+    return members
+
+
+def _allowed(name: str, listed: tuple[str, ...]) -> tuple[str, ...]:
+    fixed = _ACTOR_FIXED if name == "actor" else _TARGET_FIXED
+    for pointer in listed:
+        if pointer not in fixed and not (pointer.startswith(_METADATA) and len(pointer) > len(_METADATA)):
+            raise SectionError(f"{pointer} cannot be in the {name} section")
+    return listed
+
+
+def _tokens(pointer: str) -> tuple[str, ...]:
+    if _BAD_ESCAPE.search(pointer):
+        raise SectionError("a pointer has a tilde that escapes nothing (RFC 6901 section 3)")
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/"))
+
+
+def _place(core: JsonObject, pointer: str) -> tuple[JsonObject, str]:
+    """Return the parent in core and the member's name; a pointer inside another one finds no parent."""
+    *path, member = _tokens(pointer)
+    parent: object = core
+    for token in path:
+        parent = parent.get(token) if type(parent) is dict else None
+    if type(parent) is not dict:
+        raise SectionError(f"{pointer} has no parent object in the core section")
+    if member in parent:
+        raise SectionError(f"{pointer} is present in the core section already")
+    return parent, member
+
+
+__all__ = [
+    "ABSENT",
+    "NO_MARKS",
+    "OPERATOR_ORGANIZATION_ID",
+    "OPERATOR_REFERENCE",
+    "SALTS_SIZE",
+    "Commitments",
+    "Marks",
+    "ProfileError",
+    "Salts",
+    "SectionName",
+    "Sections",
+    "commitments",
+    "control_commit",
+    "is_organization_id",
+    "join",
+    "organization_reference",
+    "pointers",
+    "section_commitment",
+    "split",
+    "split_at",
+]

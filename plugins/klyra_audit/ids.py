@@ -1,0 +1,52 @@
+"""Identifiers: ``log_`` + a UUIDv7 in lower-case Crockford base32, so that ids sort by time (DESIGN section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+LOG_ID = re.compile(r"log_[0-9a-z]{8,40}")
+
+_LENGTH = 26  # 130 bits of base32 carry the 128 of a UUID
+_RANDOM_BYTES = 10
+_VERSION = 0x7 << 76
+_VARIANT = 0x2 << 62
+
+
+def encode_base32(value: int) -> str:
+    """Return a 128-bit number as 26 characters of lower-case Crockford base32, most significant first."""
+    return "".join(ALPHABET[value >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+
+
+def uuid7(milliseconds: int, random: bytes) -> uuid.UUID:
+    """Return a UUIDv7 (RFC 9562 section 5.7) of a Unix time in milliseconds and 10 random bytes."""
+    bits = int.from_bytes(random[:_RANDOM_BYTES], "big")
+    high = (milliseconds & 0xFFFFFFFFFFFF) << 80
+    rand_a = (bits >> 62 & 0xFFF) << 64
+    rand_b = bits & 0x3FFFFFFFFFFFFFFF
+    return uuid.UUID(int=high | _VERSION | rand_a | _VARIANT | rand_b)
+
+
+def new_uuid7() -> uuid.UUID:
+    """Return a UUIDv7 of now."""
+    return uuid7(time.time_ns() // 1_000_000, os.urandom(_RANDOM_BYTES))
+
+
+def log_id(value: uuid.UUID) -> str:
+    """Return the entry id that stands for a UUID."""
+    return f"log_{encode_base32(value.int)}"
+
+
+def new_log_id() -> str:
+    """Return a fresh entry id."""
+    return log_id(new_uuid7())
+
+
+def log_id_of_foreign(attribute: str, value: str) -> str:
+    """Return the entry id for an id of another form (DESIGN section 6): a digest of attribute name and value."""
+    digest = hashlib.sha256(attribute.encode() + b"\x00" + value.encode()).digest()
+    return f"log_{encode_base32(int.from_bytes(digest[:16], 'big'))}"
