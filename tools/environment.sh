@@ -53,8 +53,9 @@ create() {
 
 install() {
   # The two variables hold the build's own requirements to the same pins: older pip reads the first, newer the second.
+  # The paths are relative because pip splits these variables at spaces.
   echo "environment: installing the project and its tools into $venv (a minute or two the first time)" >&2
-  PIP_CONSTRAINT=$PWD/constraints.txt PIP_BUILD_CONSTRAINT=$PWD/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
     "$venv/bin/python" -m pip install --quiet --only-binary :all: -c constraints.txt -e '.[dev]'
 }
 

@@ -4,7 +4,7 @@
     python tools/pins.py            say which pins are missing, stale or no longer needed (exit 1 when any is)
     python tools/pins.py --write    write the file from the installed versions
 
-Only what the project and its build reach, through every extra, is pinned: never what happens to be installed as well.
+Only what the project and its build reach, through every extra, is pinned: never what else is installed here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = """\
-# The exact versions that `make` installs, on every supported Python. Written by `make pins`; pip reads it as -c.
+# The exact versions that `make` installs, on every supported Python. Written by `make pins`.
 """
 
 
@@ -77,7 +77,9 @@ def pinned(root: Path) -> dict[str, str]:
 
 def differences(pins: Mapping[str, str], needed: Mapping[str, str]) -> list[str]:
     """Return one sentence for each name on which the two disagree."""
-    missing = [f"{name}=={needed[name]} is needed and not pinned" for name in sorted(needed.keys() - pins.keys())]
+    missing = [
+        f"{name}=={needed[name]} is needed and not pinned" for name in sorted(needed.keys() - pins.keys())
+    ]
     extra = [f"{name}=={pins[name]} is pinned and not needed" for name in sorted(pins.keys() - needed.keys())]
     other = [
         f"{name} is pinned at {pins[name]} and installed at {needed[name]}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from klyra_audit.format.errors import FrameError
-from klyra_audit.format.sections import ABSENT, SALT_SIZE, SALTS_SIZE, Commitments, Salts, Sections
+from klyra_audit.format.sections import ABSENT, SALT_SIZE, Commitments, Salts, Sections
 
 BODY_MAGIC: Final = b"KLB1"
 BLOB_MAGIC: Final = b"KLR1"
@@ -23,6 +23,7 @@ MAX_PART_BYTES: Final = 64 * 1024 * 1024  # no part is ever this long; a larger 
 _BODY = struct.Struct(">4sQIIII32s32s32sI")
 _BLOB = struct.Struct(">4sQI")
 _CHECKSUM = struct.Struct(">I")
+_NO_SALT = bytes(SALT_SIZE)
 BODY_HEADER_SIZE: Final = _BODY.size + _CHECKSUM.size
 BLOB_HEADER_SIZE: Final = _BLOB.size + _CHECKSUM.size
 
@@ -36,7 +37,7 @@ class BodyFrame:
     Attributes:
         index: of the leaf in its shard.
         sections: canonical bytes; an absent section is None.
-        salts: as drawn.
+        salts: as drawn; read back as zeros for an absent section, whose salt is not kept.
         commitments: as they were when sealed; they stay when a section is erased.
         attachment: evidence kept with the body, such as an emitter's batch; empty when there is none.
     """
@@ -86,9 +87,9 @@ def encode_body(frame: BodyFrame) -> bytes:
         zlib.crc32(attachment),
     )
     checksum = _CHECKSUM.pack(zlib.crc32(header))
-    return b"".join(
-        (header, checksum, salts.core, core, salts.actor, actor, salts.target, target, attachment),
-    )
+    salt_actor = b"" if proofs.actor == ABSENT else salts.actor
+    salt_target = b"" if proofs.target == ABSENT else salts.target
+    return b"".join((header, checksum, salts.core, core, salt_actor, actor, salt_target, target, attachment))
 
 
 def encode_blob(frame: BlobFrame) -> bytes:
@@ -115,7 +116,8 @@ def read_body_header(buffer: Buffer, offset: int) -> BodyHeader:
     if max(lengths) > MAX_PART_BYTES:
         raise FrameError("a body frame claims an impossible length", offset)
     proofs = Commitments(c_core, c_actor, c_target)
-    return BodyHeader(index, lengths, proofs, c_attachment, content, content + SALTS_SIZE + sum(lengths))
+    end = content + sum(lengths) + sum(map(_salt_size, (c_core, c_actor, c_target)))
+    return BodyHeader(index, lengths, proofs, c_attachment, content, end)
 
 
 def read_body(buffer: Buffer, offset: int) -> tuple[int, BodyFrame]:
@@ -127,17 +129,18 @@ def read_body(buffer: Buffer, offset: int) -> tuple[int, BodyFrame]:
     header = read_body_header(buffer, offset)
     if header.end > len(buffer):
         raise FrameError("a body frame is torn", offset, torn=True)
+    proofs = header.commitments
     parts: list[bytes] = []
     position = header.content
-    for length in header.lengths[:3]:
-        parts.append(bytes(buffer[position : position + SALT_SIZE]))
-        parts.append(bytes(buffer[position + SALT_SIZE : position + SALT_SIZE + length]))
-        position += SALT_SIZE + length
+    for length, proof in zip(header.lengths[:3], (proofs.core, proofs.actor, proofs.target), strict=True):
+        begin = position + _salt_size(proof)
+        parts.append(bytes(buffer[position:begin]) or _NO_SALT)
+        parts.append(bytes(buffer[begin : begin + length]))
+        position = begin + length
     attachment = bytes(buffer[position : header.end])
     if zlib.crc32(attachment) != header.attachment_checksum:
         raise FrameError("a body frame's attachment is damaged", offset)
     salt_core, core, salt_actor, actor, salt_target, target = parts
-    proofs = header.commitments
     sections = Sections(core, _present(actor, proofs.actor), _present(target, proofs.target))
     salts = Salts(salt_core, salt_actor, salt_target)
     return header.end, BodyFrame(header.index, sections, salts, proofs, attachment)
@@ -180,6 +183,11 @@ def read_blob_frames(buffer: Buffer, offset: int = 0) -> Iterator[tuple[int, int
         end, frame = read_blob(buffer, offset)
         yield offset, end, frame
         offset = end
+
+
+def _salt_size(proof: bytes) -> int:
+    """Return how many bytes of salt stand before a section: none before an absent one, where nothing checks them."""
+    return 0 if proof == ABSENT else SALT_SIZE
 
 
 def _present(encoded: bytes, proof: bytes) -> bytes | None:

@@ -20,9 +20,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=20,
 )
-DOCUMENTS = st.dictionaries(KEYS, VALUES, max_size=8).filter(
-    lambda document: depth(document) <= canonical.MAX_DEPTH
-)
+DOCUMENTS = st.dictionaries(KEYS, VALUES, max_size=8).filter(lambda document: depth(document) <= canonical.MAX_DEPTH)
 
 
 def depth(value: object) -> int:

@@ -18,7 +18,7 @@ LEAF = Leaf(Kind.EVENT, Flag.HAS_ACTOR, 20_000, bytes(16), 1, 2, 3, 4, bytes(32)
 def body(index: int, attachment: bytes = b"") -> BodyFrame:
     """Return a body with an actor section."""
     parts = Sections(b'{"a":1}', b'{"/actor/id":"x"}', None)
-    salts = Salts.unpack(bytes(range(48)))
+    salts = Salts.unpack(bytes(range(32)) + bytes(16))
     return BodyFrame(index, parts, salts, sections.commitments(parts, salts), attachment)
 
 

@@ -33,9 +33,7 @@ DOCUMENTS = st.fixed_dictionaries(
     }
 )
 POINTERS = st.lists(
-    st.sampled_from(
-        ["/metadata/a", "/metadata/b/a", "/metadata/c~0d", "/metadata/e~1f/a/b", "/metadata/email"]
-    ),
+    st.sampled_from(["/metadata/a", "/metadata/b/a", "/metadata/c~0d", "/metadata/e~1f/a/b", "/metadata/email"]),
     unique=True,
 ).map(tuple)
 MARKS = st.builds(Marks, actor=POINTERS, target=POINTERS)
@@ -129,10 +127,7 @@ def test_commitments_depend_on_section_name_salt_and_bytes() -> None:
     swapped = Salts(salts.core, salts.target, salts.actor)
     assert sections.commitments(parts, swapped).event_commit() != commit
     assert sections.commitments(Sections(b"{}"), salts).actor == bytes(32)
-    assert (
-        sections.section_commitment("actor", salts.actor, parts.actor)
-        == sections.commitments(parts, salts).actor
-    )
+    assert sections.section_commitment("actor", salts.actor, parts.actor) == sections.commitments(parts, salts).actor
 
 
 def test_the_operator_has_the_zero_reference() -> None:

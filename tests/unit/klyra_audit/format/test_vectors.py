@@ -25,9 +25,7 @@ def generator():
 
 def encoded_sections(vector) -> sections.Sections:
     """Return a vector's sections as bytes."""
-    return sections.Sections(
-        **{k: v.encode() if v is not None else None for k, v in vector["sections"].items()}
-    )
+    return sections.Sections(**{k: v.encode() if v is not None else None for k, v in vector["sections"].items()})
 
 
 def test_generator_reproduces_the_vectors() -> None:

@@ -1,0 +1,227 @@
+"""Settings: `klyra-audit.toml`, every key overridable by a `KLYRA_…` variable; unknown keys are errors.
+
+Secrets are given by reference, `env:NAME` or `file:PATH`, never as values (DESIGN section 10).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from klyra_audit.errors import Rejected
+from klyra_collector.data_directory import DataDirectory
+from klyra_collector.receive.body import MAX_INFLIGHT_BYTES, MAX_REQUEST_BYTES
+from klyra_collector.seal.sealer import MAX_WAITING_BYTES
+
+DEFAULT_FILE = Path("klyra-audit.toml")
+DEFAULT_DATA = Path("klyra-data")
+PREFIX = "KLYRA_"
+
+_MAX_PORT = 65535
+
+
+class BadConfiguration(Rejected):
+    """The configuration file or a variable cannot be used."""
+
+    code = "bad_configuration"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listener(_Section):
+    """Where a server listens.
+
+    Attributes:
+        listen: `host:port`; port 0 takes a free one.
+    """
+
+    listen: str
+
+    @field_validator("listen")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        host, separator, port = value.rpartition(":")
+        if not separator or not host or not port.isdecimal() or int(port) > _MAX_PORT:
+            raise ValueError("must be host:port, such as 127.0.0.1:4318")
+        return value
+
+    @property
+    def host(self) -> str:
+        """The host to bind to, IPv6 without its brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to bind to; 0 for any."""
+        return int(self.listen.rpartition(":")[2])
+
+
+class Otlp(_Section):
+    """OTLP receivers."""
+
+    http: Listener = Listener(listen="127.0.0.1:4318")
+
+
+class LedgerSettings(_Section):
+    """The ledger's names, fixed at first start.
+
+    Attributes:
+        name: shared by all collectors of a deployment.
+    """
+
+    name: str | None = None
+
+
+class CollectorSettings(_Section):
+    """The collector's name, fixed at first start."""
+
+    id: str | None = None
+
+
+class IntakeSettings(_Section):
+    """How much may be on its way to the ledger.
+
+    Attributes:
+        max_request_bytes: of one request, as sent and inflated.
+        max_inflight_bytes: of all requests being worked on.
+        max_waiting_bytes: of records waiting for the next commit.
+    """
+
+    max_request_bytes: int = Field(MAX_REQUEST_BYTES, gt=0)
+    max_inflight_bytes: int = Field(MAX_INFLIGHT_BYTES, gt=0)
+    max_waiting_bytes: int = Field(MAX_WAITING_BYTES, gt=0)
+
+
+class StoreSettings(_Section):
+    """Where entries are searched; by default `store.sqlite` in the data directory."""
+
+    url: str | None = None
+
+
+class RegistrySettings(_Section):
+    """Where organizations and keys are; by default `registry.sqlite` in the data directory."""
+
+    url: str | None = None
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Build it with `load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    data: Path = DEFAULT_DATA
+    ledger: LedgerSettings = LedgerSettings()
+    collector: CollectorSettings = CollectorSettings()
+    api: Listener = Listener(listen="127.0.0.1:8080")
+    otlp: Otlp = Otlp()
+    intake: IntakeSettings = IntakeSettings()  # type: ignore[call-arg] # every field has a default
+    store: StoreSettings = StoreSettings()
+    registry: RegistrySettings = RegistrySettings()
+    confirm_clock: bool = Field(False, description="an operator vouches for the clock at this start")
+    catalog: Path | None = Field(None, description="a catalog file of your own event types")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables win over the file."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, file: Path | None = None, *, data: Path | None = None) -> Self:
+        """Return the settings of a file and the environment.
+
+        Args:
+            file: the configuration file; None takes `klyra-audit.toml` if there is one.
+            data: the data directory given on the command line, which wins over both.
+
+        Raises:
+            BadConfiguration: names the setting and what is wrong with it.
+        """
+        members = _read(file)
+        _refuse_unknown_variables()
+        try:
+            settings = cls(**members)
+        except ValidationError as error:
+            raise BadConfiguration(
+                f"The configuration cannot be used: {_explain(error)}.", remedy="See `klyra-audit config show`."
+            ) from error
+        return settings if data is None else settings.model_copy(update={"data": data})
+
+    @property
+    def data_directory(self) -> DataDirectory:
+        """The layout of the data directory."""
+        return DataDirectory(self.data.absolute())
+
+    @property
+    def registry_url(self) -> str:
+        """The registry's database."""
+        return self.registry.url or self.data_directory.registry_url
+
+    @property
+    def store_path(self) -> Path:
+        """The embedded store's file; `BadConfiguration` if another kind of store is configured."""
+        url = self.store.url
+        if url is None:
+            return self.data_directory.store
+        if url.startswith("sqlite:///"):
+            return Path(url.removeprefix("sqlite:///"))
+        raise BadConfiguration(
+            f"store.url {url.partition(':')[0]}:… is no store of this version.", remedy="Use sqlite:///PATH."
+        )
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    path = file or DEFAULT_FILE
+    if file is None and not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise BadConfiguration(f"There is no configuration file {path}.", remedy="Check --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfiguration(f"{path} is not TOML: {error}.", remedy="Mend it there.") from error
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would otherwise be ignored in silence."""
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable not in _NOT_SETTINGS:
+            name = variable.removeprefix(PREFIX).partition("__")[0]
+            if name not in known:
+                raise BadConfiguration(
+                    f"{variable} names no setting.", remedy=f"Settings begin with {', '.join(sorted(known))}."
+                )
+
+
+_NOT_SETTINGS = frozenset(
+    {
+        "KLYRA_REQUIRE_PEERS",
+        "KLYRA_AUDIT_ENDPOINT",
+        "KLYRA_AUDIT_API_KEY",
+        "KLYRA_AUDIT_ORGANIZATION_ID",
+    }
+)
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'configuration'}: {problem['msg']}"
+        for problem in error.errors()
+    )

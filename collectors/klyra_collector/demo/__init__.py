@@ -1,0 +1,1 @@
+"""Example traffic: believable people and programs that use the example moderation service."""

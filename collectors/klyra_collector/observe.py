@@ -1,0 +1,94 @@
+"""Metrics of the collector process (Prometheus, `klyra_*`) and what it writes about itself into the ledger."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from klyra_audit.errors import KlyraError, RetryLater
+from klyra_collector.stages import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from klyra_collector.pipeline import Accepted
+    from klyra_collector.registry import Registry
+    from klyra_collector.registry.errors import KeyRefused
+    from klyra_collector.stages import Outcome
+
+_log = structlog.get_logger(__name__)
+
+
+class CollectorMetrics:
+    """Counts what happens; observes receiving and sealing."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._prometheus = CollectorRegistry()
+        self._accepted = self._counter("klyra_events_accepted", "Records acknowledged, duplicates included")
+        self._sealed = self._counter("klyra_events_sealed", "Events sealed")
+        self._quarantined = self._counter("klyra_events_quarantined", "Records kept in quarantine")
+        self._duplicated = self._counter("klyra_events_duplicated", "Records recognised as repeats")
+        self._refused = Counter(
+            "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
+        )
+        self._commit_seconds = Histogram("klyra_commit_seconds", "Duration of a commit", registry=self._prometheus)
+        self._ledger_size = Gauge("klyra_ledger_signed_leaves", "Leaves under the checkpoint", registry=self._prometheus)
+        self._signed_at = time.time()
+        self._gauge("klyra_checkpoint_age_seconds", "Since a checkpoint was last due and made", self._checkpoint_age)
+
+    def watch_waiting(self, oldest_seconds: Callable[[], float], waiting_bytes: Callable[[], int]) -> None:
+        """Show what waits to be sealed."""
+        self._gauge("klyra_oldest_unsealed_seconds", "Age of the oldest record waiting to be sealed", oldest_seconds)
+        self._gauge("klyra_waiting_bytes", "Bytes waiting to be sealed", lambda: float(waiting_bytes()))
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        return generate_latest(self._prometheus), CONTENT_TYPE_LATEST
+
+    def accepted(self, accepted: Accepted) -> None:
+        """See `ReceiveObserver`."""
+        self._accepted.inc(len(accepted.records))
+        for refusal in accepted.refusals:
+            _log.warning("quarantined", pointer=refusal.pointer, reason=refusal.reason, code=refusal.code)
+
+    def refused(self, error: KlyraError) -> None:
+        """See `ReceiveObserver`."""
+        self._refused.labels(error.code).inc()
+        if isinstance(error, RetryLater):
+            _log.warning("request_deferred", code=error.code, reason=str(error))
+
+    def key_refused(self, error: KeyRefused, endpoint: str) -> None:
+        """See `ReceiveObserver`: a refused key becomes an entry, since stock clients drop what it brought."""
+        _log.warning("key_refused", reason=error.reason, key_id=error.key_id, endpoint=endpoint)
+        try:
+            self._registry.record_access_denied(
+                reason=error.reason, endpoint=endpoint, key_id=error.key_id, organization_id=error.organization_id
+            )
+        except KlyraError as problem:
+            _log.error("key_refusal_not_recorded", reason=str(problem))
+
+    def committed(self, outcomes: Sequence[Outcome], seconds: float) -> None:
+        """See `SealObserver`."""
+        self._commit_seconds.observe(seconds)
+        statuses = [outcome.status for outcome in outcomes]
+        self._sealed.inc(statuses.count(Status.SEALED))
+        self._quarantined.inc(statuses.count(Status.QUARANTINED))
+        self._duplicated.inc(statuses.count(Status.DUPLICATE))
+
+    def signed(self, size: int) -> None:
+        """See `SealObserver`."""
+        self._signed_at = time.time()
+        self._ledger_size.set(size)
+
+    def _checkpoint_age(self) -> float:
+        return time.time() - self._signed_at
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self._prometheus)
+
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        Gauge(name, text, registry=self._prometheus).set_function(read)

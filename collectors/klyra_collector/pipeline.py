@@ -1,0 +1,145 @@
+"""The whole flow on one screen.
+
+    bytes ──receive──▶ wire records ──open / map──▶ candidates ──validate──▶ records ──seal──▶ outcomes ──▶ ack
+                                                        └─ invalid ─▶ quarantine record ─┘        └─▶ followers
+
+Receivers turn protocols into wire records and outcomes into answers; everything between is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from klyra_audit.errors import InvalidEvent, Rejected
+from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
+from klyra_collector.errors import Conflict
+from klyra_collector.quarantine import quarantine_record
+from klyra_collector.receive.opening import RequestOpener
+from klyra_collector.receive.wire import MalformedRequest
+from klyra_collector.stages import Submission
+from klyra_collector.validate.judge import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from klyra_audit.catalog import Catalog
+    from klyra_audit.validation import Validator
+    from klyra_collector.receive.senders import Sender, Senders
+    from klyra_collector.receive.wire import WireRecord
+    from klyra_collector.stages import Outcome, Record, Seal, Tenancy
+    from klyra_collector.validate.judge import Candidate
+
+_RECORD_OVERHEAD_BYTES = 1024  # what a record holds beside its content, for the bound on what may wait
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one record of a batch is no valid event.
+
+    Attributes:
+        position: in the batch, from 0.
+        record_id: as far as one can be read.
+        pointer: JSON Pointer to the offending member.
+        reason: one sentence without values.
+        code: `invalid_event`, `foreign_organization`, `foreign_emitter` or `id_conflict`.
+    """
+
+    position: int
+    record_id: str | None
+    pointer: str
+    reason: str
+    code: str
+
+
+class BatchRefused(Rejected):
+    """A strict batch with records that cannot be sealed; none of it was."""
+
+    code = "batch_refused"
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        super().__init__(
+            f"{len(refusals)} records of the batch cannot be sealed, so none of it was.",
+            remedy="Mend or leave out the records named, then send the rest.",
+        )
+        self.refusals = tuple(refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a batch: one record and outcome each, and why some were quarantined."""
+
+    records: tuple[Record, ...]
+    outcomes: tuple[Outcome, ...]
+    refusals: tuple[Refusal, ...]
+
+
+class Pipeline:
+    """From wire records to durable outcomes."""
+
+    def __init__(
+        self, *, senders: Senders, catalog: Catalog, validator: Validator, seal: Seal, wall_us: Callable[[], int]
+    ) -> None:
+        self._senders = senders
+        self._catalog = catalog
+        self._validator = validator
+        self._seal = seal
+        self._wall_us = wall_us
+
+    async def accept(self, wire: Sequence[WireRecord], request: bytes, sender: Sender, *, strict: bool) -> Accepted:
+        """Make a request's records durable.
+
+        Args:
+            wire: the records, decoded.
+            request: the decoded request they came in, which makes their ids repeatable.
+            sender: whose key brought them.
+            strict: refuse the whole batch for one bad record; otherwise quarantine that record.
+
+        Raises:
+            BatchRefused: a strict batch; nothing of it was sealed.
+            MalformedRequest: a value inside a record is not OTLP.
+            RetryLater: nothing was acknowledged.
+        """
+        opener = RequestOpener(sender, request, self._wall_us(), self._catalog)
+        records: list[Record] = []
+        refusals: list[Refusal] = []
+        for position, item in enumerate(wire):
+            try:
+                candidate = opener.open(item, position)
+                tenancy = await self._tenancy(sender, candidate)
+                records.append(judge(candidate, tenancy, self._validator, opener.received_us))
+            except InvalidEvent as error:
+                refusals.append(Refusal(position, item.record_id(), error.pointer, error.reason, error.code))
+                records.append(await self._quarantine(opener, item, error))
+        if strict and refusals:
+            raise BatchRefused(refusals)
+        submission = Submission(tuple(records), strict, sum(map(_held_bytes, records)))
+        try:
+            outcomes = await self._seal.seal(submission) if records else ()
+        except Conflict as error:
+            raise BatchRefused([_conflict(position, wire[position]) for position in error.positions]) from error
+        return Accepted(submission.records, tuple(outcomes), tuple(refusals))
+
+    async def _tenancy(self, sender: Sender, candidate: Candidate) -> Tenancy:
+        """Return whose event it is to be: the key's organization, or for a key of many the one it names."""
+        organization_id = sender.organization_id or str(candidate.document.get("organization_id"))
+        tenancy = await self._senders.tenancy(organization_id)
+        if tenancy is None:
+            raise InvalidEvent("names an organization that does not exist", pointer="/organization_id")
+        return tenancy
+
+    async def _quarantine(self, opener: RequestOpener, item: WireRecord, error: InvalidEvent) -> Record:
+        """Return the record that keeps an invalid event; the operator's if the key belongs to no organization."""
+        owner = await self._senders.tenancy(opener.sender.organization_id or OPERATOR_ORGANIZATION_ID)
+        if owner is None:  # removed between the key's check and now
+            raise MalformedRequest("The key's organization does not exist any more.")
+        position = opener.position_of(item)
+        return quarantine_record(owner, item.raw(), reason=error.reason, pointer=error.pointer, position=position)
+
+
+def _conflict(position: int, item: WireRecord) -> Refusal:
+    return Refusal(position, item.record_id(), "/id", "was sealed before with other content", Conflict.code)
+
+
+def _held_bytes(record: Record) -> int:
+    return _RECORD_OVERHEAD_BYTES + len(record.content) + len(record.quarantined or b"")

@@ -1,0 +1,110 @@
+"""The application: the query API and the built-in page over a registry and a store (DESIGN section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import structlog
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+
+from klyra_audit.errors import KlyraError
+from klyra_collector.query import account, entries, exports, operation, problems, sessions
+from klyra_collector.query.cursor import CursorCodec
+from klyra_collector.query.dashboard import routes_of
+from klyra_collector.query.headers import PrivateAnswers
+from klyra_collector.query.metrics import CountRequests, QueryMetrics
+from klyra_collector.query.models import ProblemDocument
+from klyra_collector.query.services import Services
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+    from importlib.resources.abc import Traversable
+
+    from klyra_audit.catalog import Catalog
+    from klyra_collector.registry import Registry
+    from klyra_collector.registry.policies import Policies
+    from klyra_collector.store.searching import Store
+
+_THREADS = 16
+_CLOSING_SECONDS = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(
+    *,
+    registry: Registry,
+    store: Store,
+    catalog: Catalog,
+    policies: Policies,
+    dashboard: Traversable | None,
+    clock: Callable[[], int],
+    cursor_key: bytes,
+) -> FastAPI:
+    """Return the application; nothing runs before the server starts it.
+
+    Args:
+        registry: organizations, keys, sessions, self-auditing.
+        store: where entries are searched.
+        catalog: known event types.
+        policies: what each plan gives.
+        dashboard: folder of the page; None serves none.
+        clock: present time, microseconds since 1970.
+        cursor_key: secret that signs page cursors; all servers of one registry share it.
+    """
+    services = Services(
+        registry=registry,
+        store=store,
+        catalog=catalog,
+        policies=policies,
+        cursors=CursorCodec(cursor_key),
+        metrics=QueryMetrics(),
+        clock=clock,
+        threads=CapacityLimiter(_THREADS),
+    )
+    app = FastAPI(
+        title="Klyra audit logs",
+        version=version("klyra-audit"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(services),
+        responses={"default": {"model": ProblemDocument, "description": "A refusal (RFC 9457)."}},
+    )
+    for stage in (entries, exports, sessions, account, operation):
+        app.include_router(stage.router(services))
+    if dashboard is not None:
+        app.router.routes.extend(routes_of(dashboard))
+    problems.install(app)
+    app.add_middleware(PrivateAnswers)
+    app.add_middleware(CountRequests, metrics=services.metrics)
+    return app
+
+
+def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def run(_: FastAPI) -> AsyncIterator[None]:
+        closing = asyncio.create_task(_close_read_windows(services))
+        try:
+            yield
+        finally:
+            closing.cancel()
+            with suppress(asyncio.CancelledError):
+                await closing
+
+    return run
+
+
+async def _close_read_windows(services: Services) -> None:
+    """Record the counts of merged reads once their time is over, now and then again."""
+    while True:
+        try:
+            await services.blocking(services.registry.close_read_windows)
+        except KlyraError as error:
+            _log.warning("query.read_windows_not_closed", reason=str(error), code=error.code)
+        await asyncio.sleep(_CLOSING_SECONDS)

@@ -1,0 +1,81 @@
+"""Metrics of the API process (Prometheus, `klyra_*`)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class QueryMetrics:
+    """Counts requests, what they returned, and what was refused."""
+
+    def __init__(self) -> None:
+        self._prometheus = CollectorRegistry()
+        self._requests = Counter(
+            "klyra_http_requests", "Requests answered", ["route", "method", "status"], registry=self._prometheus
+        )
+        self._seconds = Histogram(
+            "klyra_http_request_seconds", "Duration of a request", ["route"], registry=self._prometheus
+        )
+        self._returned = Counter("klyra_query_entries", "Entries returned by searches", registry=self._prometheus)
+        self._exported = Counter("klyra_export_entries", "Entries exported", ["format"], registry=self._prometheus)
+        self._broken = Counter("klyra_exports_broken", "Exports that ended early", registry=self._prometheus)
+        self._denied = Counter("klyra_access_denied", "Refused attempts", ["reason"], registry=self._prometheus)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self._requests.labels(route, method, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def returned(self, entries: int) -> None:
+        """Count the entries of an answer."""
+        self._returned.inc(entries)
+
+    def exported(self, rendering: str, entries: int) -> None:
+        """Count entries written to an export."""
+        self._exported.labels(rendering).inc(entries)
+
+    def export_broken(self) -> None:
+        """Count an export that ended early."""
+        self._broken.inc()
+
+    def denied(self, reason: str) -> None:
+        """Count a refused attempt."""
+        self._denied.labels(reason).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        return generate_latest(self._prometheus), CONTENT_TYPE_LATEST
+
+
+class CountRequests:
+    """Middleware that counts every answer by its route, never by its address as sent."""
+
+    def __init__(self, app: ASGIApp, metrics: QueryMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and count its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.answered(route, scope["method"], status, time.perf_counter() - started)

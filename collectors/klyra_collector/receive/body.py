@@ -1,0 +1,149 @@
+"""Read and decompress a request's body within limits, so that memory stays bounded whatever is sent."""
+
+from __future__ import annotations
+
+import zlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from klyra_audit.errors import Rejected
+from klyra_collector.errors import Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+MAX_REQUEST_BYTES = 64 * 1024 * 1024  # opentelemetry-proto specification 1.11: recommended default, also inflated
+MAX_INFLIGHT_BYTES = 256 * 1024 * 1024
+
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_CHUNK = 1024 * 1024
+
+
+class TooLarge(Rejected):
+    """The body is larger than a request may be, as sent or after decompression."""
+
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(Rejected):
+    """The body is compressed in a way this endpoint does not read."""
+
+    code = "unsupported_encoding"
+
+
+class MalformedBody(Rejected):
+    """The body is not compressed in the way its header says."""
+
+    code = "malformed_body"
+
+
+class InflightBudget:
+    """Bytes of bodies held in memory by all requests together."""
+
+    def __init__(self, limit: int = MAX_INFLIGHT_BYTES) -> None:
+        self._limit = limit
+        self.held = 0
+
+    @contextmanager
+    def reservation(self) -> Iterator[Reservation]:
+        """Hold bytes for one request until the block ends."""
+        reservation = Reservation(self)
+        try:
+            yield reservation
+        finally:
+            self.held -= reservation.held
+
+    def hold(self, count: int) -> None:
+        """Take `count` bytes; `Overloaded` if that is more than is left."""
+        if self.held + count > self._limit:
+            raise Overloaded(
+                f"Requests of {self.held} bytes are being worked on.", remedy="Send the same request again shortly."
+            )
+        self.held += count
+
+
+class Reservation:
+    """The bytes one request holds."""
+
+    def __init__(self, budget: InflightBudget) -> None:
+        self._budget = budget
+        self.held = 0
+
+    def hold(self, count: int) -> None:
+        """Hold `count` bytes more."""
+        self._budget.hold(count)
+        self.held += count
+
+
+async def read_body(
+    chunks: AsyncIterator[bytes], announced: int | None, reservation: Reservation, limit: int = MAX_REQUEST_BYTES
+) -> bytes:
+    """Return the whole body as sent.
+
+    Args:
+        chunks: as they arrive.
+        announced: Content-Length, None if it was not given.
+        reservation: where the bytes are accounted for before they are kept.
+        limit: bytes a request may have.
+
+    Raises:
+        TooLarge, Overloaded.
+    """
+    if announced is not None:
+        _refuse_large(announced, limit)
+        reservation.hold(announced)
+    received: list[bytes] = []
+    length = 0
+    async for chunk in chunks:
+        length += len(chunk)
+        _refuse_large(length, limit)
+        if announced is None or length > announced:
+            reservation.hold(len(chunk))
+        received.append(chunk)
+    return b"".join(received)
+
+
+def decompress(body: bytes, encoding: str, reservation: Reservation, limit: int = MAX_REQUEST_BYTES) -> bytes:
+    """Return the body without its Content-Encoding; identity and gzip are read.
+
+    Raises:
+        UnsupportedEncoding, MalformedBody, TooLarge, Overloaded.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding != "gzip":
+        raise UnsupportedEncoding(
+            f"Content-Encoding {encoding[:40]!r} is not read here.", remedy="Set the exporter's compression to gzip."
+        )
+    inflated: list[bytes] = []
+    length = 0
+    rest = body
+    while rest:
+        # One object a member: gzip allows several, one behind the other (RFC 1952 section 2.2).
+        member = zlib.decompressobj(_GZIP_WINDOW)
+        while not member.eof:
+            chunk = _inflate(member, rest)
+            rest = member.unconsumed_tail or member.unused_data
+            length += len(chunk)
+            _refuse_large(length, limit)
+            reservation.hold(len(chunk))
+            inflated.append(chunk)
+            if not chunk and not rest and not member.eof:
+                raise MalformedBody("The gzip body ends too early.", remedy="Send the request again, whole.")
+    return b"".join(inflated)
+
+
+def _inflate(member: zlib._Decompress, data: bytes) -> bytes:
+    try:
+        return member.decompress(data, _CHUNK)
+    except zlib.error as error:
+        raise MalformedBody(
+            f"The body is not gzip: {error}.", remedy="Check the exporter's compression and Content-Encoding."
+        ) from error
+
+
+def _refuse_large(length: int, limit: int) -> None:
+    if length > limit:
+        raise TooLarge(
+            f"The request is larger than {limit} bytes.", remedy="Set a smaller maximum batch size in the exporter."
+        )

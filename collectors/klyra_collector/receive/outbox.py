@@ -1,0 +1,144 @@
+"""Drain the registry's outbox: what was not received on the wire and is sealed all the same (DESIGN section 5).
+
+Exactly once by command id: an event's entry id follows from its command's id, so that a second sealing after a
+crash is recognised as a repeat; a policy that is in force already is not sealed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from klyra_audit.errors import InvalidEvent, KlyraError, RetryLater
+from klyra_audit.format import canonical, sections
+from klyra_audit.format.errors import ProfileError
+from klyra_audit.format.sections import Salts
+from klyra_collector.receive.senders import OPERATOR_TENANCY, tenancy_of
+from klyra_collector.stages import Submission, Tenancy
+from klyra_collector.validate.judge import Candidate, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from klyra_audit.catalog import Catalog
+    from klyra_audit.validation import Validator
+    from klyra_collector.registry.models import OutboxCommand
+    from klyra_collector.registry.organizations import Organization
+    from klyra_collector.seal.ledger import Ledger
+    from klyra_collector.seal.sealer import Sealer
+    from klyra_collector.stages import Record, Sealed
+
+COMMANDS_AT_ONCE = 256
+IDLE_SECONDS = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+class OutboxRegistry(Protocol):
+    """What draining asks of the registry; calls may block on its database."""
+
+    def pending_commands(self, limit: int) -> list[OutboxCommand]:
+        """Return unsealed commands, oldest first."""
+        ...
+
+    def mark_sealed(self, positions: list[tuple[str, str, int]]) -> None:
+        """Note (command id, origin, index) of sealed commands."""
+        ...
+
+    def mark_refused(self, command_id: str, reason: str) -> None:
+        """Note that a command can never be sealed."""
+        ...
+
+    def organization(self, organization_id: str) -> Organization | None:
+        """Return an organization."""
+        ...
+
+
+class OutboxDrain:
+    """Seals commands as they appear."""
+
+    def __init__(
+        self,
+        *,
+        registry: OutboxRegistry,
+        sealer: Sealer,
+        ledger: Ledger,
+        catalog: Catalog,
+        validator: Validator,
+        wall_us: Callable[[], int],
+    ) -> None:
+        self._registry = registry
+        self._sealer = sealer
+        self._ledger = ledger
+        self._catalog = catalog
+        self._validator = validator
+        self._wall_us = wall_us
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Drain until `stop`; a registry or disk in trouble is tried again."""
+        while not stop.is_set():
+            try:
+                idle = await self.step() == 0
+            except KlyraError as error:
+                _log.warning("outbox_waits", reason=str(error))
+                idle = True
+            if idle:
+                await _sleep(stop, IDLE_SECONDS)
+
+    async def step(self) -> int:
+        """Seal what is pending now and write back where it stands; return how many commands were done with."""
+        commands = await asyncio.to_thread(self._registry.pending_commands, COMMANDS_AT_ONCE)
+        positions: list[tuple[str, str, int]] = []
+        for command in commands:
+            sealed = await self._seal(command)
+            if sealed is not None:
+                positions.append((command.command_id, sealed.log, sealed.index))
+        # A crash before this line: the commands are pending again, and recognised as sealed.
+        if positions:
+            await asyncio.to_thread(self._registry.mark_sealed, positions)
+        return len(commands)
+
+    async def _seal(self, command: OutboxCommand) -> Sealed | None:
+        try:
+            if command.kind == "policy":
+                tenancy = Tenancy(**command.payload)
+                outcome = await self._sealer.on_thread(lambda: self._ledger.commit_policy(tenancy))
+                return outcome.sealed
+            record = await self._record(command)
+            outcomes = await self._sealer.seal(Submission((record,), strict=True, size=len(record.content)))
+            return outcomes[0].sealed
+        except RetryLater:
+            raise
+        except (KlyraError, TypeError) as error:
+            # Our own software wrote this command, so it is a fault of ours: keep it visible, go on with the rest.
+            _log.error("command_refused", command_id=command.command_id, reason=str(error))
+            await asyncio.to_thread(self._registry.mark_refused, command.command_id, str(error))
+            return None
+
+    async def _record(self, command: OutboxCommand) -> Record:
+        document = command.payload["document"]
+        try:
+            encoded = canonical.encode(document)
+            parts = sections.split(document, self._catalog.marks(document["event_type"]))
+        except ProfileError as error:
+            raise InvalidEvent(error.reason, pointer=error.pointer) from error
+        tenancy = await self._tenancy(command.organization_id)
+        candidate = Candidate(document, encoded, parts, Salts.draw(), None)
+        return judge(candidate, tenancy, self._validator, self._wall_us())
+
+    async def _tenancy(self, organization_id: str) -> Tenancy:
+        if organization_id == OPERATOR_TENANCY.organization_id:
+            return OPERATOR_TENANCY
+        organization = await asyncio.to_thread(self._registry.organization, organization_id)
+        if organization is None:
+            raise InvalidEvent("names an organization that does not exist", pointer="/organization_id")
+        return tenancy_of(organization)
+
+
+async def _sleep(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

@@ -1,0 +1,362 @@
+"""OTLP log requests, protobuf or JSON, as records that the rest of the collector reads alike. No sockets here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import orjson
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+from klyra_audit.errors import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+
+OWN_PREFIX = "klyra."
+SALTS = "klyra.salts"
+SEQUENCE = "klyra.emitter.seq"
+SECTIONS = "klyra.sections"
+RECORD_ID = "audit.record.id"
+
+_MAX_NESTING = 32
+
+
+class MalformedRequest(Rejected):
+    """The request is no OTLP log request; sending it again cannot help."""
+
+    code = "malformed_request"
+
+
+class DuplicateAttribute(Exception):  # noqa: N818 - read as what it found
+    """One record has the same attribute key twice; which of them counts is anyone's guess."""
+
+
+class OwnForm(NamedTuple):
+    """What our own emitters put into a record (DESIGN section 6).
+
+    Attributes:
+        document: canonical bytes of the event document.
+        event_name: the record's own.
+        salts: 48 bytes, unchecked.
+        sequence: within the emitter's boot, None if the record has none.
+        sections: canonical JSON of the pointer lists, None for the split without catalog marks.
+    """
+
+    document: bytes
+    event_name: str
+    salts: bytes
+    sequence: int | None
+    sections: str | None
+
+
+class Foreign(NamedTuple):
+    """Any other OTLP log record, its values as Python's own."""
+
+    event_name: str
+    body: Any
+    attributes: dict[str, Any]
+    time_unix_nano: int
+    observed_time_unix_nano: int
+    trace_id: str
+    span_id: str
+
+
+class WireRecord(Protocol):
+    """One log record of a request.
+
+    Attributes:
+        resource: attributes of the record's resource.
+    """
+
+    resource: dict[str, Any]
+
+    def own_form(self) -> OwnForm | None:
+        """Return the record in our own form, None if it is another's; `DuplicateAttribute`."""
+        ...
+
+    def foreign(self) -> Foreign:
+        """Return the record as any OTLP client's; `DuplicateAttribute`."""
+        ...
+
+    def record_id(self) -> str | None:
+        """Return `audit.record.id`, None if it has none; for messages alone."""
+        ...
+
+    def raw(self) -> bytes:
+        """Return the record's bytes, to be quarantined."""
+        ...
+
+
+def decode_protobuf(body: bytes) -> list[WireRecord]:
+    """Return the records of a protobuf request; `MalformedRequest` if it is none."""
+    try:
+        request = ExportLogsServiceRequest.FromString(body)
+    except DecodeError as error:
+        raise MalformedRequest(
+            "The body is not a protobuf ExportLogsServiceRequest.",
+            remedy="Check the exporter's protocol and Content-Type.",
+        ) from error
+    records: list[WireRecord] = []
+    for resource_logs in request.resource_logs:
+        resource = _first_of_each(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            records.extend(ProtobufRecord(resource, record) for record in scope_logs.log_records)
+    return records
+
+
+def decode_json(body: bytes) -> list[WireRecord]:
+    """Return the records of an OTLP/JSON request; `MalformedRequest` if it is none."""
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(
+            f"The body is not JSON: {error}.", remedy="Check the exporter's protocol and Content-Type."
+        ) from error
+    records: list[WireRecord] = []
+    for resource_logs in _objects(_object(request, "the request"), "resourceLogs"):
+        attributes = _objects(_object(resource_logs.get("resource") or {}, "resource"), "attributes")
+        resource = {key: value for key, value in map(_json_attribute, attributes)}  # noqa: C416 - typed pairs
+        for scope_logs in _objects(resource_logs, "scopeLogs"):
+            records.extend(JsonRecord(resource, record) for record in _objects(scope_logs, "logRecords"))
+    return records
+
+
+class ProtobufRecord:
+    """A record of a protobuf request."""
+
+    __slots__ = ("_message", "resource")
+
+    def __init__(self, resource: dict[str, Any], message: LogRecord) -> None:
+        self.resource = resource
+        self._message = message
+
+    def own_form(self) -> OwnForm | None:
+        """See `WireRecord`; the hot path: other tools' attributes are not even read."""
+        message = self._message
+        own: dict[str, AnyValue] = {}
+        for attribute in message.attributes:
+            key = attribute.key
+            if key.startswith(OWN_PREFIX):
+                if key in own:
+                    raise DuplicateAttribute(key)
+                own[key] = attribute.value
+        salts = own.get(SALTS)
+        if salts is None:
+            return None
+        sequence, sections = own.get(SEQUENCE), own.get(SECTIONS)
+        return OwnForm(
+            message.body.string_value.encode(),
+            message.event_name,
+            salts.bytes_value,
+            None if sequence is None else sequence.int_value,
+            None if sections is None else sections.string_value,
+        )
+
+    def foreign(self) -> Foreign:
+        """See `WireRecord`."""
+        message = self._message
+        return Foreign(
+            message.event_name,
+            _python_value(message.body),
+            _each_once(message.attributes),
+            message.time_unix_nano,
+            message.observed_time_unix_nano,
+            message.trace_id.hex(),
+            message.span_id.hex(),
+        )
+
+    def record_id(self) -> str | None:
+        """See `WireRecord`."""
+        for attribute in self._message.attributes:
+            if attribute.key == RECORD_ID:
+                return attribute.value.string_value
+        return None
+
+    def raw(self) -> bytes:
+        """See `WireRecord`."""
+        return self._message.SerializeToString()
+
+
+def _each_once(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for attribute in attributes:
+        if attribute.key in values:
+            raise DuplicateAttribute(attribute.key)
+        values[attribute.key] = _python_value(attribute.value)
+    return values
+
+
+def _first_of_each(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for attribute in attributes:
+        values.setdefault(attribute.key, _python_value(attribute.value))
+    return values
+
+
+def _python_value(value: AnyValue) -> Any:  # noqa: ANN401 - an AnyValue holds anything
+    kind = value.WhichOneof("value")
+    if kind == "kvlist_value":
+        return _each_once(value.kvlist_value.values)
+    if kind == "array_value":
+        return [_python_value(item) for item in value.array_value.values]
+    return None if kind is None else getattr(value, kind)
+
+
+class JsonRecord:
+    """A record of an OTLP/JSON request (opentelemetry-proto specification, JSON Protobuf Encoding)."""
+
+    __slots__ = ("_members", "resource")
+
+    def __init__(self, resource: dict[str, Any], members: dict[str, Any]) -> None:
+        self.resource = resource
+        self._members = members
+
+    def own_form(self) -> OwnForm | None:
+        """See `WireRecord`."""
+        own: dict[str, Any] = {}
+        for key, value in map(_json_attribute, _objects(self._members, "attributes")):
+            if key.startswith(OWN_PREFIX):
+                if key in own:
+                    raise DuplicateAttribute(key)
+                own[key] = value
+        if SALTS not in own:
+            return None
+        body = _json_value(self._members.get("body") or {}, _MAX_NESTING)
+        salts, sequence, sections = own[SALTS], own.get(SEQUENCE), own.get(SECTIONS)
+        return OwnForm(
+            _utf8(body) if isinstance(body, str) else b"",
+            _text(self._members.get("eventName")),
+            salts if isinstance(salts, bytes) else b"",
+            sequence if isinstance(sequence, int) else None,
+            sections if isinstance(sections, str) else None,
+        )
+
+    def foreign(self) -> Foreign:
+        """See `WireRecord`."""
+        members = self._members
+        attributes: dict[str, Any] = {}
+        for key, value in map(_json_attribute, _objects(members, "attributes")):
+            if key in attributes:
+                raise DuplicateAttribute(key)
+            attributes[key] = value
+        return Foreign(
+            _text(members.get("eventName")),
+            _json_value(members.get("body") or {}, _MAX_NESTING),
+            attributes,
+            _json_integer(members.get("timeUnixNano", 0)),
+            _json_integer(members.get("observedTimeUnixNano", 0)),
+            _text(members.get("traceId")).lower(),
+            _text(members.get("spanId")).lower(),
+        )
+
+    def record_id(self) -> str | None:
+        """See `WireRecord`."""
+        for key, value in map(_json_attribute, _objects(self._members, "attributes")):
+            if key == RECORD_ID:
+                return str(value)
+        return None
+
+    def raw(self) -> bytes:
+        """See `WireRecord`."""
+        return orjson.dumps(self._members)
+
+
+def _json_attribute(attribute: dict[str, Any]) -> tuple[str, Any]:
+    return _text(attribute.get("key")), _json_value(attribute.get("value") or {}, _MAX_NESTING)
+
+
+def _json_value(value: object, nesting: int) -> Any:  # noqa: ANN401 - an AnyValue holds anything
+    members = _object(value, "a value")
+    if nesting == 0:
+        raise MalformedRequest(f"A value is nested deeper than {_MAX_NESTING} levels.")
+    for name, content in members.items():
+        convert = _JSON_SCALARS.get(name)
+        if convert is not None:
+            return convert(content)
+        if name == "arrayValue":
+            return [_json_value(item, nesting - 1) for item in _objects(_object(content, name), "values")]
+        if name == "kvlistValue":
+            return _json_map(_objects(_object(content, name), "values"), nesting - 1)
+    return None
+
+
+def _json_map(pairs: list[dict[str, Any]], nesting: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key = _text(pair.get("key"))
+        if key in values:
+            raise DuplicateAttribute(key)
+        values[key] = _json_value(pair.get("value") or {}, nesting)
+    return values
+
+
+def _json_integer(content: object) -> int:
+    """Read a 64-bit integer, which OTLP/JSON writes as a string and also allows as a number."""
+    try:
+        if isinstance(content, str | int) and not isinstance(content, bool):
+            return int(content)
+    except ValueError:
+        pass
+    raise MalformedRequest("A 64-bit integer is neither a number nor a string of digits.")
+
+
+def _json_bytes(content: object) -> bytes:
+    try:
+        return base64.b64decode(_text(content), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedRequest("A bytesValue is not base64.") from error
+
+
+def _json_double(content: object) -> float:
+    try:
+        if isinstance(content, str | int | float):
+            return float(content)
+    except ValueError:
+        pass
+    raise MalformedRequest("A doubleValue is no number.")
+
+
+def _json_boolean(content: object) -> bool:
+    if isinstance(content, bool):
+        return content
+    raise MalformedRequest("A boolValue is neither true nor false.")
+
+
+def _text(content: object) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    raise MalformedRequest("A member that must be a string is none.")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+_JSON_SCALARS = {
+    "stringValue": _text,
+    "intValue": _json_integer,
+    "doubleValue": _json_double,
+    "boolValue": _json_boolean,
+    "bytesValue": _json_bytes,
+}
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedRequest(f"{what} is not a JSON object.")
+    return value
+
+
+def _objects(members: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    listed = members.get(name) or []
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise MalformedRequest(f"{name} is not a list of objects.")
+    return listed

@@ -1,0 +1,125 @@
+"""The entries that the registry's own changes are: one function each, as the catalog's system types want them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from klyra_audit import timestamps
+from klyra_audit.event import Actor, AuditEvent, Resource
+from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
+from klyra_collector.registry.scopes import in_order
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from klyra_collector.registry.denials import Denial
+    from klyra_collector.registry.keys import ApiKey
+    from klyra_collector.registry.organizations import Organization
+    from klyra_collector.registry.reads import MergedReads, Read
+    from klyra_collector.registry.sessions import Session
+
+_UNKNOWN_KEY: Final = "unknown"
+
+
+def retention_changed(by: Actor, after: Organization, before: Organization | None) -> AuditEvent:
+    """An organization was registered, or its plan was changed."""
+    metadata: dict[str, Any] = {
+        "plan": after.plan,
+        "policy": after.policy,
+        "retention_days": after.retention_days,
+    }
+    if before is not None:
+        metadata |= {
+            "previous_plan": before.plan,
+            "previous_policy": before.policy,
+            "previous_retention_days": before.retention_days,
+        }
+    return _event("retention.changed", by, Resource("organization", after.organization_id), "update", metadata)
+
+
+def key_created(by: Actor, key: ApiKey) -> AuditEvent:
+    """A key was issued."""
+    return _event("api_key.created", by, _key(key), "create", _key_metadata(key))
+
+
+def key_rotated(by: Actor, key: ApiKey, overlap: timedelta) -> AuditEvent:
+    """A key has a new secret: to an auditor that is a key created under a known id."""
+    metadata = {**_key_metadata(key), "rotated": True, "overlap_seconds": int(overlap.total_seconds())}
+    return _event("api_key.created", by, _key(key), "create", metadata)
+
+
+def key_revoked(by: Actor, key: ApiKey) -> AuditEvent:
+    """A key is refused from now on."""
+    return _event("api_key.revoked", by, _key(key), "delete", _key_metadata(key))
+
+
+def session_created(session: Session) -> AuditEvent:
+    """A browser signed in."""
+    metadata = {
+        "scopes": in_order(session.scopes),
+        "expires_at": timestamps.from_microseconds(session.expires_at),
+    }
+    return _event("session.created", session.actor, Resource("session", session.session_id), "create", metadata)
+
+
+def queried(read: Read) -> AuditEvent:
+    """Entries were read."""
+    metadata = {**_origin(read), "filters": dict(read.filters), "returned": read.returned}
+    return _event("audit_log.queried", read.actor, _log(read.organization_id), "read", metadata)
+
+
+def queries_merged(merged: MergedReads) -> AuditEvent:
+    """Entries were read several times in one window, the first of which has an entry of its own already."""
+    metadata = {
+        **_origin(merged.read),
+        "filters": dict(merged.read.filters),
+        "returned": merged.read.returned,
+        "reads": merged.reads,
+        "window_start": timestamps.from_microseconds(merged.opened_at),
+        "window_end": timestamps.from_microseconds(merged.last_at),
+    }
+    return _event("audit_log.queried", merged.read.actor, _log(merged.read.organization_id), "read", metadata)
+
+
+def access_denied(denial: Denial, attempts: int) -> AuditEvent:
+    """Access was refused, `attempts` times since the last such entry."""
+    metadata = {**_origin(denial), "reason": denial.reason, "attempts": attempts}
+    actor = Actor.api_key(denial.key_id or _UNKNOWN_KEY)
+    return _event("access.denied", actor, Resource("endpoint", denial.endpoint), "read", metadata, status="failure")
+
+
+def _event(
+    event_type: str,
+    actor: Actor,
+    resource: Resource,
+    action: str,
+    metadata: dict[str, Any],
+    *,
+    status: str = "success",
+) -> AuditEvent:
+    return AuditEvent(
+        event_type=event_type, actor=actor, resource=resource, action=action, status=status, metadata=metadata
+    )
+
+
+def _key(key: ApiKey) -> Resource:
+    return Resource("api_key", key.key_id, key.label or None)
+
+
+def _key_metadata(key: ApiKey) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"scopes": in_order(key.scopes)}
+    if key.emitter_ids:
+        metadata["emitter_ids"] = list(key.emitter_ids)
+    if key.expires_at is not None:
+        metadata["expires_at"] = timestamps.from_microseconds(key.expires_at)
+    return metadata
+
+
+def _log(organization_id: str) -> Resource:
+    return Resource("audit_log", organization_id)
+
+
+def _origin(request: Read | Denial) -> dict[str, Any]:
+    """Return where a request came from, as far as is known."""
+    known = {"client_ip": request.client_ip, "user_agent": request.user_agent}
+    return {name: value for name, value in known.items() if value is not None}

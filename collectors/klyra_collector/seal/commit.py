@@ -1,0 +1,291 @@
+"""Plan one group commit: which leaves and frames a list of submissions becomes. Bytes only, no files.
+
+The plan advances the state as it goes. If its writing fails, the state is thrown away and read again from the
+files, through the same recovery that every start runs.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, NamedTuple
+
+from klyra_audit.format import canonical, frame, sections
+from klyra_audit.format.frame import BlobFrame, BodyFrame
+from klyra_audit.format.leaf import LEAF_SIZE, NEVER, Flag, Kind, Leaf
+from klyra_audit.format.merkle import leaf_hash
+from klyra_audit.timestamps import day_of
+from klyra_collector.errors import Conflict
+from klyra_collector.quarantine import quarantine_record
+from klyra_collector.seal.recent import Seen
+from klyra_collector.seal.state import Boot
+from klyra_collector.stages import ControlRecord, Outcome, Sealed, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from klyra_audit.format.canonical import JsonObject
+    from klyra_collector.seal.files import ShardFiles
+    from klyra_collector.seal.recent import RecentIds
+    from klyra_collector.seal.state import LedgerState
+    from klyra_collector.stages import Record, Submission, Tenancy
+
+_MAX_EMITTER_SEQ = 0xFFFFFFFE
+
+
+class _Candidate(NamedTuple):
+    """A record with what tells it from others: its organization's reference, its key and its content's tag."""
+
+    record: Record
+    org_ref: bytes
+    key: bytes
+    tag: bytes
+
+
+class CommitPlan:
+    """The records of one commit, all with one ingest time.
+
+    Attributes:
+        leaves: what to append to `leaves`.
+        contents: what to append to each frame file, before the leaves.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: LedgerState,
+        recent: RecentIds,
+        files: ShardFiles,
+        origin: str,
+        org_salt: bytes,
+        tag_key: bytes,
+        ingest_us: int,
+        find_leaf: Callable[[int], bytes],
+        find_sequence: Callable[[int, int], int],
+    ) -> None:
+        self.leaves = bytearray()
+        self.contents: dict[Path, bytearray] = {}
+        self._state = state
+        self._recent = recent
+        self._files = files
+        self._origin = origin
+        self._org_salt = org_salt
+        self._tag_key = tag_key
+        self._ingest_us = ingest_us
+        self._ingest_day = day_of(ingest_us)
+        self._first = state.size
+        self._find_leaf = find_leaf
+        self._find_sequence = find_sequence
+        self._references: dict[str, bytes] = {}
+        self._body_paths: dict[int, Path] = {}
+
+    @property
+    def count(self) -> int:
+        """How many leaves the plan has."""
+        return self._state.size - self._first
+
+    def add(self, submission: Submission) -> list[Outcome] | Conflict:
+        """Plan a submission; a strict one with a conflict is left out whole."""
+        candidates = [self._candidate(record) for record in submission.records]
+        earlier = self._recent.find_all([candidate.key for candidate in candidates])
+        if submission.strict:
+            positions = self._find_conflicts(candidates, earlier)
+            if positions:
+                return Conflict(positions)
+        return [self._add(candidate, earlier) for candidate in candidates]
+
+    def add_control(self, control: ControlRecord) -> Outcome:
+        """Plan a control record."""
+        encoded = canonical.encode(control.document)
+        self._append_content(self._files.shard.control, frame.encode_blob(BlobFrame(self._state.size, encoded)))
+        org_ref = self._reference(control.organization_id)
+        commit = sections.control_commit(encoded)
+        sealed = self._append_leaf(control.kind, 0, NEVER, org_ref, 0, 0, commit)
+        self._state.apply_control(control.kind, control.document, sealed.index)
+        return Outcome(Status.SEALED, sealed)
+
+    def add_policy(self, tenancy: Tenancy) -> Outcome:
+        """Plan the POLICY record of an organization; one that is in force already is not sealed again."""
+        org_ref = self._reference(tenancy.organization_id)
+        control = policy_record(tenancy, org_ref)
+        present = self._state.policies.get(org_ref)
+        if present is not None and present.document == control.document:
+            return Outcome(Status.DUPLICATE, Sealed(self._origin, present.leaf, self._leaf_at(present.leaf)))
+        return self.add_control(control)
+
+    def _candidate(self, record: Record) -> _Candidate:
+        org_ref = self._reference(record.tenancy.organization_id)
+        tag = hmac.digest(self._tag_key, record.content, "sha256")
+        return _Candidate(record, org_ref, org_ref + record.record_id.encode(), tag)
+
+    def _add(self, candidate: _Candidate, earlier: Mapping[bytes, Seen]) -> Outcome:
+        first = self._find_first(candidate, earlier)
+        if first is None:
+            return self._seal(candidate)
+        if first.tag == candidate.tag:
+            return Outcome(Status.DUPLICATE, Sealed(self._origin, first.leaf, self._leaf_at(first.leaf)))
+        conflicting = self._candidate(
+            quarantine_record(
+                candidate.record.tenancy,
+                candidate.record.quarantined or candidate.record.content,
+                reason="an event with this id or sequence number was sealed before with other content",
+                pointer="/id",
+            )
+        )
+        return self._add(conflicting, self._recent.find_all([conflicting.key]))
+
+    def _find_conflicts(self, candidates: Sequence[_Candidate], earlier: Mapping[bytes, Seen]) -> list[int]:
+        positions = []
+        in_batch: dict[bytes, bytes] = {}
+        for position, candidate in enumerate(candidates):
+            first = self._find_first(candidate, earlier)
+            sealed_otherwise = first is not None and first.tag != candidate.tag
+            if in_batch.setdefault(candidate.key, candidate.tag) != candidate.tag or sealed_otherwise:
+                positions.append(position)
+        return positions
+
+    def _find_first(self, candidate: _Candidate, earlier: Mapping[bytes, Seen]) -> Seen | None:
+        """Return the first sealing of this id, or of this place in the emitter's sequence."""
+        seen = self._recent.find_unwritten(candidate.key) or earlier.get(candidate.key)
+        position = candidate.record.position
+        if seen is not None or position is None:
+            return seen
+        ordinal = self._state.boots.get(self._boot(candidate))
+        if ordinal is None or position.sequence not in self._state.sequence(ordinal):
+            return None
+        index = self._find_sequence(ordinal, position.sequence)
+        return Seen(index, self._tag_of(index, candidate))
+
+    def _tag_of(self, index: int, candidate: _Candidate) -> bytes:
+        """Return the tag of what was sealed at `index`, where only the leaf still tells.
+
+        The record is the same exactly if its commitments are; they bind the salts, which a repeat carries.
+        """
+        sealed = Leaf.unpack(self._leaf_at(index))
+        return candidate.tag if sealed.commit == candidate.record.commitments.event_commit() else b""
+
+    def _seal(self, candidate: _Candidate) -> Outcome:
+        record, org_ref = candidate.record, candidate.org_ref
+        if org_ref not in self._state.policies:
+            self.add_control(policy_record(record.tenancy, org_ref))
+        ordinal, sequence = self._emitter(candidate)
+        index = self._state.size
+        expire_day = self._ingest_day + 1 + int(self._state.policies[org_ref].document["retention_days"])
+        body = BodyFrame(index, record.sections, record.salts, record.commitments)
+        self._append_content(self._body_path(expire_day), frame.encode_body(body))
+        kind = Kind.EVENT
+        if record.quarantined is not None:
+            kind = Kind.QUARANTINE
+            raw = frame.encode_blob(BlobFrame(index, record.quarantined))
+            self._append_content(self._files.quarantine_path(expire_day), raw)
+        flags = 0 if record.sections.actor is None else Flag.HAS_ACTOR.value
+        flags |= 0 if record.sections.target is None else Flag.HAS_TARGET.value
+        commit = record.commitments.event_commit()
+        sealed = self._append_leaf(kind, flags, expire_day, org_ref, ordinal, sequence, commit)
+        self._recent.remember(candidate.key, Seen(index, candidate.tag))
+        return Outcome(Status.SEALED if record.quarantined is None else Status.QUARANTINED, sealed)
+
+    def _emitter(self, candidate: _Candidate) -> tuple[int, int]:
+        """Return the boot's ordinal and the sequence, announcing a boot that is seen for the first time."""
+        position = candidate.record.position
+        if position is None:
+            return 0, 0
+        boot = self._boot(candidate)
+        ordinal = self._state.boots.get(boot)
+        if ordinal is None:
+            self.add_control(boot_record(self._state.last_ordinal + 1, boot, candidate.record))
+            ordinal = self._state.boots[boot]
+        seen = self._state.sequence(ordinal)
+        if position.sequence in seen:
+            # Only a quarantined conflict comes here with a place that is taken; it stands outside the sequence.
+            return 0, 0
+        seen.add(position.sequence)
+        return ordinal, position.sequence
+
+    @staticmethod
+    def _boot(candidate: _Candidate) -> Boot:
+        position = candidate.record.position
+        assert position is not None  # noqa: S101 - callers have looked
+        scope = sections.OPERATOR_REFERENCE if position.shared else candidate.org_ref
+        return Boot(scope, position.emitter_id, position.boot)
+
+    def _append_leaf(
+        self, kind: int, flags: int, expire_day: int, org_ref: bytes, emitter: int, emitter_seq: int, commit: bytes
+    ) -> Sealed:
+        state = self._state
+        chain = state.chain(org_ref)
+        index = state.size
+        encoded = Leaf(
+            kind,
+            flags,
+            expire_day,
+            org_ref,
+            chain.next_seq,
+            self._ingest_us,
+            emitter,
+            emitter_seq,
+            chain.previous,
+            commit,
+        ).pack()
+        state.advance(chain, leaf_hash(encoded), self._ingest_us)
+        self.leaves += encoded
+        return Sealed(self._origin, index, encoded)
+
+    def _body_path(self, expire_day: int) -> Path:
+        path = self._body_paths.get(expire_day)
+        if path is None:
+            path = self._body_paths[expire_day] = self._files.body_path(expire_day)
+        return path
+
+    def _append_content(self, path: Path, encoded: bytes) -> None:
+        content = self.contents.get(path)
+        if content is None:
+            content = self.contents[path] = bytearray()
+        content += encoded
+
+    def _leaf_at(self, index: int) -> bytes:
+        """Return a leaf of this plan or of the file."""
+        if index < self._first:
+            return self._find_leaf(index)
+        position = (index - self._first) * LEAF_SIZE
+        return bytes(self.leaves[position : position + LEAF_SIZE])
+
+    def _reference(self, organization_id: str) -> bytes:
+        reference = self._references.get(organization_id)
+        if reference is None:
+            reference = sections.organization_reference(self._org_salt, organization_id)
+            self._references[organization_id] = reference
+        return reference
+
+
+def policy_record(tenancy: Tenancy, org_ref: bytes) -> ControlRecord:
+    """Return the POLICY record of an organization."""
+    document: JsonObject = {
+        "type": "policy",
+        "org_ref": org_ref.hex(),
+        "plan": tenancy.plan,
+        "policy": tenancy.policy,
+        "retention_days": tenancy.retention_days,
+    }
+    return ControlRecord(Kind.POLICY, document, tenancy.organization_id)
+
+
+def boot_record(ordinal: int, boot: Boot, record: Record) -> ControlRecord:
+    """Return the KEY record that announces an emitter's boot."""
+    shared = boot.scope == sections.OPERATOR_REFERENCE
+    document: JsonObject = {
+        "type": "key",
+        "ordinal": ordinal,
+        "emitter_id": boot.emitter_id,
+        "boot": boot.boot,
+        "vkey": None,
+        "org_ref": None if shared else boot.scope.hex(),
+        "revoked_after_seq": None,
+    }
+    owner = sections.OPERATOR_ORGANIZATION_ID if shared else record.tenancy.organization_id
+    return ControlRecord(Kind.KEY, document, owner)
+
+
+def is_sequence(number: int) -> bool:
+    """Say whether a number can stand in a leaf's emitter_seq (an emitter opens a new boot before 2^32 - 1)."""
+    return 0 <= number <= _MAX_EMITTER_SEQ

@@ -1,0 +1,231 @@
+"""Read committed records in order: what every follower sees of a ledger, from another process, without locks."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from klyra_audit.format import canonical, frame
+from klyra_audit.format.errors import FormatError, FrameError
+from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
+from klyra_collector.data_directory import FRAMES, ShardDirectory
+from klyra_collector.errors import LedgerDamaged
+from klyra_collector.seal.files import COMMITTED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.frame import BodyFrame
+
+_REMEDY = "See what is wrong with: klyra-audit verify; then restore the file from a copy."
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRecord:
+    """One committed record.
+
+    Attributes:
+        origin, index: where it stands; what a cursor holds.
+        leaf_bytes, leaf: its 112 bytes, packed and unpacked.
+        body: of an EVENT or QUARANTINE; None once its day's file is gone.
+        control: the document of any other kind.
+    """
+
+    origin: str
+    index: int
+    leaf_bytes: bytes
+    leaf: Leaf
+    body: BodyFrame | None
+    control: JsonObject | None
+
+
+class LedgerReader:
+    """Reads all shards of one collector's ledger. Not thread-safe: each follower has its own.
+
+    Raises from every method:
+        LedgerDamaged: a committed record cannot be read; nothing behind it is handed out.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+        self._shards: dict[str, _ShardReader] = {}
+
+    def origins(self) -> list[str]:
+        """Return the origins of all shards, oldest first; none before the first start."""
+        identity = self._ledger / "identity.json"
+        if not identity.exists():
+            return []
+        names = orjson.loads(identity.read_bytes())
+        prefix = f"{names['ledger_name']}/{names['collector_id']}"
+        shards = [path for path in self._ledger.iterdir() if ShardDirectory(path).committed.exists()]
+        return [f"{prefix}/{path.name}" for path in sorted(shards, key=shard_order)]
+
+    def committed(self, origin: str) -> int:
+        """Return how many records of a shard may be read."""
+        return self._shard(origin).committed()
+
+    def read(self, origin: str, start: int, limit: int) -> list[SealedRecord]:
+        """Return up to `limit` committed records from index `start` on."""
+        return self._shard(origin).read(start, limit)
+
+    def close(self) -> None:
+        """Close all files."""
+        for shard in self._shards.values():
+            shard.close()
+        self._shards.clear()
+
+    def _shard(self, origin: str) -> _ShardReader:
+        shard = self._shards.get(origin)
+        if shard is None:
+            directory = ShardDirectory(self._ledger / origin.rpartition("/")[2])
+            shard = self._shards[origin] = _ShardReader(origin, directory)
+        return shard
+
+
+def shard_order(path: Path) -> tuple[int, int]:
+    """Sort key of shard folders: by year, then by number (`2026`, `2026-2`, `2027`)."""
+    year, _, number = path.name.partition("-")
+    return int(year), int(number or 1)
+
+
+class _ShardReader:
+    def __init__(self, origin: str, directory: ShardDirectory) -> None:
+        self._origin = origin
+        self._directory = directory
+        self._bodies: dict[int, _BodyFile] = {}
+        self._controls = _ControlFile(directory.control)
+
+    def close(self) -> None:
+        for bodies in self._bodies.values():
+            bodies.close()
+        self._bodies.clear()
+
+    def committed(self) -> int:
+        encoded = self._directory.committed.read_bytes()
+        return int(COMMITTED.unpack(encoded)[0]) if len(encoded) == COMMITTED.size else 0
+
+    def read(self, start: int, limit: int) -> list[SealedRecord]:
+        count = min(limit, self.committed() - start)
+        if count <= 0:
+            return []
+        with self._directory.leaves.open("rb") as file:
+            block = os.pread(file.fileno(), count * LEAF_SIZE, start * LEAF_SIZE)
+        if len(block) != count * LEAF_SIZE:
+            raise LedgerDamaged(
+                f"{self._directory.leaves} is shorter than its {start + count} committed leaves.", remedy=_REMEDY
+            )
+        records = [
+            self._record(start + position, block[position * LEAF_SIZE : (position + 1) * LEAF_SIZE])
+            for position in range(count)
+        ]
+        self._drop_idle(records)
+        return records
+
+    def _record(self, index: int, encoded: bytes) -> SealedRecord:
+        try:
+            leaf = Leaf.unpack(encoded)
+            if Kind(leaf.kind).has_body:
+                return SealedRecord(self._origin, index, encoded, leaf, self._body(index, leaf.expire_day), None)
+            return SealedRecord(self._origin, index, encoded, leaf, None, self._controls.find(index))
+        except (FormatError, KeyError) as error:
+            raise LedgerDamaged(
+                f"Record {index} of {self._origin} cannot be read: {error}.", remedy=_REMEDY
+            ) from error
+
+    def _body(self, index: int, expire_day: int) -> BodyFrame | None:
+        bodies = self._bodies.get(expire_day)
+        if bodies is None:
+            path = self._directory.bodies / str(expire_day) / FRAMES
+            bodies = self._bodies[expire_day] = _BodyFile(path)
+        return bodies.find(index)
+
+    def _drop_idle(self, records: list[SealedRecord]) -> None:
+        """Close files of days that this read did not touch; a follower at the end needs a handful."""
+        used = {record.leaf.expire_day for record in records}
+        for day in [day for day in self._bodies if day not in used]:
+            self._bodies.pop(day).close()
+
+
+class _BodyFile:
+    """One day's bodies, read forward. Asking for an earlier index starts again from the beginning."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mapped: mmap.mmap | None = None
+        self._offset = 0
+        self._last = -1
+
+    def close(self) -> None:
+        if self._mapped is not None:
+            self._mapped.close()
+            self._mapped = None
+
+    def find(self, index: int) -> BodyFrame | None:
+        """Return the body of a leaf; None if the file is gone; FormatError if the body is not in it."""
+        if index <= self._last:
+            self._offset, self._last = 0, -1
+        try:
+            self._map(grown=False)
+            return self._forward(index)
+        except FileNotFoundError:
+            return None
+
+    def _forward(self, index: int) -> BodyFrame:
+        while True:
+            if self._mapped is None or self._offset >= len(self._mapped):
+                self._map(grown=True)
+            assert self._mapped is not None  # noqa: S101 - _map either maps or raises
+            buffer: frame.Buffer = self._mapped  # type: ignore[assignment] # an mmap slices to bytes
+            header = frame.read_body_header(buffer, self._offset)
+            if header.index > index:
+                raise FormatError(f"its body is missing in {self._path}")
+            if header.index == index:
+                self._offset, body = frame.read_body(buffer, self._offset)
+                self._last = index
+                return body
+            self._offset = header.end
+
+    def _map(self, *, grown: bool) -> None:
+        if self._mapped is not None and not grown:
+            return
+        with self._path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            if length <= self._offset:
+                raise FormatError(f"its body is missing at the end of {self._path}")
+            self.close()
+            self._mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+
+
+class _ControlFile:
+    """Control documents, read forward and kept: they are few and small."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._documents: dict[int, JsonObject] = {}
+
+    def find(self, index: int) -> JsonObject:
+        """Return a control document; KeyError if it is not there."""
+        if index not in self._documents:
+            self._read_on()
+        return self._documents[index]
+
+    def _read_on(self) -> None:
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            buffer = file.read()
+        try:
+            for _, _, blob in frame.read_blob_frames(buffer):
+                self._documents[blob.index] = canonical.parse_canonical(blob.payload)
+        except FrameError as error:
+            if not error.torn:  # a torn tail is a commit being written right now
+                raise
+            read = error.offset
+        else:
+            read = len(buffer)
+        self._offset += read

@@ -1,0 +1,191 @@
+"""Group commit: whatever waits while one commit is on its way to the disk becomes the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import structlog
+
+from klyra_audit.errors import KlyraError
+from klyra_collector.errors import Conflict, IntakeHalted, Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from klyra_collector.seal.ledger import Ledger
+    from klyra_collector.stages import Outcome, Submission
+
+CHECKPOINT_SECONDS = 1.0
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+MAX_COMMIT_RECORDS = 8192
+
+_Result = TypeVar("_Result")
+
+_log = structlog.get_logger(__name__)
+
+
+class SealObserver(Protocol):
+    """What the seal reports to metrics."""
+
+    def committed(self, outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Note the outcomes of one group commit and how long its writing took."""
+        ...
+
+    def signed(self, size: int) -> None:
+        """Note that a checkpoint over `size` leaves was published."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    submission: Submission
+    answer: asyncio.Future[list[Outcome]]
+    since: float
+
+
+class Sealer:
+    """The seal as receivers see it: many submit, one thread commits. Implements `stages.Seal`.
+
+    Memory is bounded: submissions beyond `max_waiting_bytes` are refused as retryable.
+    """
+
+    def __init__(
+        self, ledger: Ledger, observer: SealObserver, *, max_waiting_bytes: int = MAX_WAITING_BYTES
+    ) -> None:
+        self._ledger = ledger
+        self._observer = observer
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._closing = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of submissions not yet answered."""
+        return self._waiting_bytes
+
+    @property
+    def oldest_waiting_seconds(self) -> float:
+        """Age of the submission that has waited longest, 0 if none waits."""
+        return time.monotonic() - self._waiting[0].since if self._waiting else 0.0
+
+    async def seal(self, submission: Submission) -> list[Outcome]:
+        """Return once every record of the submission is durable; see `stages.Seal`."""
+        if self._closing or self._waiting_bytes + submission.size > self._max_waiting_bytes:
+            raise Overloaded(
+                f"{self._waiting_bytes} bytes wait to be sealed.", remedy="Send the same request again shortly."
+            )
+        waiting = _Waiting(submission, asyncio.get_running_loop().create_future(), time.monotonic())
+        self._waiting.append(waiting)
+        self._waiting_bytes += submission.size
+        self._wake.set()
+        try:
+            return await waiting.answer
+        finally:
+            self._waiting_bytes -= submission.size
+
+    async def run(self) -> None:
+        """Commit and sign until `close`; then answer everything that still waits and return."""
+        next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        while not (self._closing and not self._waiting):
+            await self._wait(next_checkpoint)
+            if self._waiting:
+                await self._commit(self._take())
+            if time.monotonic() >= next_checkpoint:
+                await self._sign()
+                next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+
+    def close(self) -> None:
+        """Refuse new submissions and let `run` return when the waiting ones are answered."""
+        self._closing = True
+        self._wake.set()
+
+    async def on_thread(self, work: Callable[[], _Result]) -> _Result:
+        """Run `work` with the ledger on the sealing thread, between commits."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _wait(self, until: float) -> None:
+        if self._waiting or self._closing:
+            return
+        self._wake.clear()
+        try:
+            await asyncio.wait_for(self._wake.wait(), max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            return
+
+    def _take(self) -> list[_Waiting]:
+        """Take what waits, up to the size of one commit."""
+        taken: list[_Waiting] = []
+        records = 0
+        while self._waiting and (not taken or records < MAX_COMMIT_RECORDS):
+            waiting = self._waiting.popleft()
+            taken.append(waiting)
+            records += len(waiting.submission.records)
+        return taken
+
+    async def _commit(self, taken: list[_Waiting]) -> None:
+        began = time.monotonic()
+        try:
+            answers = await self.on_thread(lambda: self._ledger.commit([item.submission for item in taken]))
+        except IntakeHalted as error:
+            _refuse(taken, error)
+            return
+        except Exception:
+            _log.exception("commit_failed", submissions=len(taken))
+            await self._commit_apart(taken)
+            return
+        sealed: list[Outcome] = []
+        for item, answer in zip(taken, answers, strict=True):
+            _answer(item, answer)
+            if not isinstance(answer, Conflict):
+                sealed += answer
+        self._observer.committed(sealed, time.monotonic() - began)
+
+    async def _commit_apart(self, taken: list[_Waiting]) -> None:
+        """After an unexpected failure, find the submission that causes it, so that the others are sealed."""
+        await self._resume()
+        if len(taken) == 1:
+            _refuse(taken, IntakeHalted("Sealing failed unexpectedly.", remedy="See the collector's log."))
+            return
+        for item in taken:
+            await self._commit([item])
+
+    async def _sign(self) -> None:
+        try:
+            if self._ledger.halted is not None:
+                await self._resume()
+            await self.on_thread(self._ledger.sign)
+        except KlyraError as error:
+            _log.error("not_signed", reason=str(error))
+            return
+        self._observer.signed(self._ledger.signed_size)
+
+    async def _resume(self) -> None:
+        try:
+            await self.on_thread(self._ledger.resume)
+        except KlyraError as error:
+            _log.error("intake_halted", reason=str(error))
+            return
+        _log.warning("intake_resumed", size=self._ledger.size)
+
+
+def _answer(item: _Waiting, answer: list[Outcome] | Conflict) -> None:
+    if item.answer.done():  # its client went away; the record is sealed all the same
+        return
+    if isinstance(answer, Conflict):
+        item.answer.set_exception(answer)
+    else:
+        item.answer.set_result(answer)
+
+
+def _refuse(taken: list[_Waiting], error: Exception) -> None:
+    for item in taken:
+        if not item.answer.done():
+            item.answer.set_exception(error)

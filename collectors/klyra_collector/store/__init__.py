@@ -1,0 +1,1 @@
+"""Stores: where entries are searched, each a follower of the ledger (DESIGN section 8)."""

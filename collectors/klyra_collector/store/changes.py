@@ -1,0 +1,81 @@
+"""What a follower hands to a store: the rows of some consecutive records, and what later records change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from klyra_collector.store.rows import Row
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """An EXTEND record: entries kept longer than their leaves say (DESIGN section 5).
+
+    Attributes:
+        origin: shard of the entries.
+        org_ref: whose they are.
+        first_seq, last_seq: which, both included.
+        retention_days: counted from the day they were sealed.
+    """
+
+    origin: str
+    org_ref: bytes
+    first_seq: int
+    last_seq: int
+    retention_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records of one shard, as a store applies them: all or nothing, with the cursor.
+
+    Attributes:
+        origin: name of the shard.
+        start, end: indexes of the first record and behind the last one.
+        applied_us: when the last one was sealed, microseconds since 1970.
+        rows: the entries among them, ascending.
+        extensions: applied after the rows, in ledger order.
+        erased: (origin, row) of entries sealed earlier, without what was erased from them.
+    """
+
+    origin: str
+    start: int
+    end: int
+    applied_us: int
+    rows: Sequence[Row]
+    extensions: Sequence[Extension] = ()
+    erased: Sequence[tuple[str, Row]] = ()
+
+
+class FollowingStore(Protocol):
+    """A store as its follower sees it. One thread calls it.
+
+    Raises:
+        RetryLater: (every method) nothing was applied and the cursor stands where it was.
+        Halted: (every method) the store is damaged; build it again from the ledger.
+    """
+
+    def cursor(self, origin: str) -> int:
+        """Return the index of the next record of a shard to apply."""
+        ...
+
+    def apply(self, batch: Batch) -> None:
+        """Apply a batch and move the cursor to its end, durably and at once.
+
+        A batch that does not start at the cursor has been applied before, and changes nothing.
+        """
+        ...
+
+    def indexes(self, origin: str, org_ref: bytes, ranges: Ranges) -> list[int]:
+        """Return the indexes of an organization's entries with `org_seq` in any of some inclusive ranges."""
+        ...
+
+    def delete_expired(self, today: int, limit: int) -> int:
+        """Delete up to `limit` entries whose effective expiry day is not after `today`; return how many."""
+        ...

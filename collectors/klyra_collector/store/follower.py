@@ -1,0 +1,286 @@
+"""Follows the ledger into a store: reads on from a durable cursor, checks every record, applies it in order."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from klyra_audit import timestamps
+from klyra_audit.errors import Halted, RetryLater
+from klyra_audit.format.leaf import Kind
+from klyra_collector.store.changes import Batch, Extension
+from klyra_collector.store.rows import check, erased_sections, row_of, unusable
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
+
+    from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.sections import SectionName
+    from klyra_collector.seal.reader import LedgerReader, SealedRecord
+    from klyra_collector.store.changes import FollowingStore, Ranges
+    from klyra_collector.store.rows import Row
+
+_BATCH = 5000
+_SWEEP = 1000
+_IDLE_SECONDS = 0.1
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 15.0
+_DAY_US = timestamps.SECONDS_PER_DAY * timestamps.MICROSECONDS
+_DISTRUST_SECONDS = 3600.0
+
+_log = structlog.get_logger(__name__)
+
+
+def wall_us() -> int:
+    """Return the wall clock in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class LedgerBehindStore(Halted):
+    """The ledger is shorter than what the store has applied of it."""
+
+    code = "ledger_behind_store"
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a follower is behind.
+
+    Attributes:
+        entries: records committed and not applied, of every kind.
+        seconds: how long ago the last record applied was sealed; 0 when nothing is behind.
+    """
+
+    entries: int
+    seconds: float
+
+
+class Follower:
+    """Moves one store along one ledger. One thread runs it; `lag` may be called from any."""
+
+    def __init__(
+        self,
+        reader: LedgerReader,
+        store: FollowingStore,
+        *,
+        clock: Callable[[], int] = wall_us,
+        batch: int = _BATCH,
+    ) -> None:
+        """Prepare to follow.
+
+        Args:
+            reader: of the ledger; nobody else uses it.
+            store: to write to.
+            clock: present time in microseconds since 1970.
+            batch: records applied in one transaction at most.
+        """
+        self._reader = reader
+        self._store = store
+        self._clock = clock
+        self._batch = batch
+        self._erasures = Erasures(reader)
+        self._behind: dict[str, int] = {}
+        self._applied_us = 0
+        self._started = time.monotonic()
+        self._swept_day = 0
+
+    def step(self) -> int:
+        """Apply the next records of the oldest shard that has some; return how many, 0 if there are none.
+
+        Raises:
+            RetryLater: nothing was applied, the cursor stands where it was.
+            Halted: a record cannot be applied and must not be skipped; it names origin and index.
+        """
+        for origin in self._reader.origins():
+            start = self._store.cursor(origin)
+            self._behind[origin] = self._reader.committed(origin) - start
+            if self._behind[origin] < 0:
+                raise _ahead(origin, start, self._reader.committed(origin))
+            if self._behind[origin]:
+                return self._advance(origin, start)
+        return 0
+
+    def sweep(self) -> int:
+        """Delete some entries past their expiry, once a day until none is left; return how many.
+
+        They are invisible already. A clock that stands over a day behind the last record when the follower starts
+        is not trusted to delete anything for an hour (DESIGN section 5, Bodies).
+        """
+        now = self._clock()
+        today = timestamps.day_of(now)
+        if today == self._swept_day or self._distrusts(now):
+            return 0
+        deleted = self._store.delete_expired(today, _SWEEP)
+        if deleted < _SWEEP:
+            self._swept_day = today
+        return deleted
+
+    def lag(self) -> Lag:
+        """Return how far the store is behind the ledger, as of the last step."""
+        entries = sum(self._behind.values())
+        seconds = (self._clock() - self._applied_us) / timestamps.MICROSECONDS if entries else 0.0
+        return Lag(entries, max(seconds, 0.0))
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow until `stop` is set; wait and try again whenever the store cannot be written.
+
+        Raises:
+            Halted: as `step`; the store stays as it was before the record.
+        """
+        wait = _FIRST_WAIT_SECONDS
+        while not stop.is_set():
+            try:
+                busy = self.step() + self.sweep()
+            except RetryLater as error:
+                _log.warning("store.waiting", reason=str(error), code=error.code, seconds=wait)
+                stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
+                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+                continue
+            wait = _FIRST_WAIT_SECONDS
+            if not busy:
+                stop.wait(_IDLE_SECONDS)
+
+    def _advance(self, origin: str, start: int) -> int:
+        records = list(_until_erasure(self._read(origin, start, self._batch)))
+        batch = self._batch_of(records)
+        self._store.apply(batch)
+        self._behind[origin] -= len(records)
+        self._applied_us = batch.applied_us
+        return len(records)
+
+    def _read(self, origin: str, start: int, limit: int) -> Sequence[SealedRecord]:
+        records = self._reader.read(origin, start, limit)
+        for index, record in enumerate(records, start):
+            if record.index != index or record.origin != origin:
+                raise unusable(record, f"record {index} of {origin} should have come")
+        return records
+
+    def _batch_of(self, records: Sequence[SealedRecord]) -> Batch:
+        today = timestamps.day_of(self._clock())
+        rows: list[Row] = []
+        extensions: list[Extension] = []
+        erased: list[tuple[str, Row]] = []
+        for record in records:
+            check(record)
+            kind = record.leaf.kind
+            if kind == Kind.EVENT:
+                rows += self._row(record, today)
+            elif kind == Kind.EXTEND:
+                extensions.append(_extension(record))
+            elif kind == Kind.ERASURE:
+                erased += self._erased(record)
+        last = records[-1]
+        start, end = records[0].index, last.index + 1
+        return Batch(last.origin, start, end, last.leaf.ingest_us, rows, extensions, erased)
+
+    def _row(self, record: SealedRecord, today: int) -> Iterator[Row]:
+        if record.body is None:
+            if record.leaf.expire_day > today:
+                raise unusable(record, "its body is missing, though its retention has not ended")
+            return
+        erased = erased_sections(record.body)
+        if erased and not erased <= self._erasures.of(record):
+            raise unusable(record, "a section was overwritten, and no ERASURE record says so")
+        yield row_of(record, erased)
+
+    def _erased(self, record: SealedRecord) -> Iterator[tuple[str, Row]]:
+        """Read the entries that an ERASURE record names again, without what it erased."""
+        document = _control(record)
+        origin, org_ref = document.get("log", record.origin), bytes.fromhex(document["org_ref"])
+        sections: dict[int, set[SectionName]] = {}
+        for name in ("actor", "target"):
+            for index in self._store.indexes(origin, org_ref, _ranges(document[name])):
+                sections.setdefault(index, set()).add(name)
+        for index, names in sorted(sections.items()):
+            (entry,) = self._read(origin, index, 1)
+            check(entry)
+            if entry.body is not None:
+                yield origin, row_of(entry, erased_sections(entry.body) | names)
+
+    def _distrusts(self, now: int) -> bool:
+        if time.monotonic() - self._started > _DISTRUST_SECONDS:
+            return False
+        return now - self._last_sealed_us() > _DAY_US
+
+    def _last_sealed_us(self) -> int:
+        for origin in reversed(self._reader.origins()):
+            committed = self._reader.committed(origin)
+            if committed:
+                return self._read(origin, committed - 1, 1)[0].leaf.ingest_us
+        return 0
+
+
+class Erasures:
+    """The ERASURE records of a ledger, looked for only once an overwritten section is met."""
+
+    def __init__(self, reader: LedgerReader) -> None:
+        self._reader = reader
+        self._read: dict[str, int] = {}
+        self._named: dict[tuple[str, bytes], list[tuple[SectionName, Ranges]]] = {}
+
+    def of(self, record: SealedRecord) -> frozenset[SectionName]:
+        """Return the sections of an entry that any committed ERASURE record names."""
+        for origin in self._reader.origins():
+            self._read_on(origin)
+        named = self._named.get((record.origin, record.leaf.org_ref), [])
+        sequence = record.leaf.org_seq
+        return frozenset(name for name, ranges in named if any(first <= sequence <= last for first, last in ranges))
+
+    def _read_on(self, origin: str) -> None:
+        index = self._read.get(origin, 0)
+        while records := self._reader.read(origin, index, _BATCH):
+            for record in records:
+                if record.leaf.kind == Kind.ERASURE:
+                    self._add(record)
+            index = self._read[origin] = index + len(records)
+
+    def _add(self, record: SealedRecord) -> None:
+        check(record)
+        document = _control(record)
+        key = (document.get("log", record.origin), bytes.fromhex(document["org_ref"]))
+        named = self._named.setdefault(key, [])
+        named.append(("actor", _ranges(document["actor"])))
+        named.append(("target", _ranges(document["target"])))
+
+
+def _until_erasure(records: Sequence[SealedRecord]) -> Iterator[SealedRecord]:
+    """Yield the records before the first ERASURE, or it alone: what it names must be in the store by then."""
+    for position, record in enumerate(records):
+        if record.leaf.kind == Kind.ERASURE and position:
+            return
+        yield record
+        if record.leaf.kind == Kind.ERASURE:
+            return
+
+
+def _extension(record: SealedRecord) -> Extension:
+    document = _control(record)
+    return Extension(
+        document.get("log", record.origin),
+        bytes.fromhex(document["org_ref"]),
+        document["first_seq"],
+        document["last_seq"],
+        document["retention_days"],
+    )
+
+
+def _control(record: SealedRecord) -> JsonObject:
+    if record.control is None:
+        raise unusable(record, "its control document is missing")
+    return record.control
+
+
+def _ranges(listed: list[list[int]]) -> Ranges:
+    return tuple((first, last) for first, last in listed)
+
+
+def _ahead(origin: str, applied: int, committed: int) -> LedgerBehindStore:
+    return LedgerBehindStore(
+        f"The store has applied {applied} records of {origin}, which has only {committed}: the ledger was replaced.",
+        remedy="Restore the newest ledger, or delete store.sqlite to build the store from this one.",
+    )

@@ -1,0 +1,162 @@
+"""The SQL of a search: which index drives it, and one statement for each value of the filter that does.
+
+Every statement yields rows in the order of the sort key straight from an index, so that a page costs what it
+returns, and the statements of several values are merged. Pure: no connection here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from klyra_collector.store.searching import AddressRange, Order
+
+# Most telling first: what usually leaves the fewest entries.
+DRIVERS = (
+    "resource_id",
+    "actor_id",
+    "client_ip",
+    "event_type",
+    "resource_type",
+    "actor_type",
+    "action",
+    "status",
+)
+_NO_LIMIT = -1
+
+Value = int | str | bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """A search in the store's own numbers.
+
+    Attributes:
+        organization: its number.
+        today: entries must expire after it.
+        order: of (timestamp, position).
+        columns: filtered column → numbers or texts, never empty.
+        client_ip: 16-byte bounds, both included.
+        low: least (timestamp,) included, or (timestamp, position) excluded.
+        high: first (timestamp,) excluded, or (timestamp, position) excluded.
+        below: ranges of positions, last excluded; None for all.
+    """
+
+    organization: int
+    today: int
+    order: Order
+    columns: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    client_ip: AddressRange | None = None
+    low: tuple[int, ...] = ()
+    high: tuple[int, ...] = ()
+    below: Sequence[tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with its parameters."""
+
+    sql: str
+    parameters: tuple[Value, ...]
+
+
+@dataclass(slots=True)
+class _Where:
+    """Collects conditions with their parameters."""
+
+    terms: list[str] = field(default_factory=list)
+    parameters: list[Value] = field(default_factory=list)
+
+    def add(self, term: str, *parameters: Value) -> None:
+        self.terms.append(term)
+        self.parameters += parameters
+
+    def __str__(self) -> str:
+        return " AND ".join(self.terms)
+
+
+def candidates(conditions: Conditions) -> list[str]:
+    """Return the columns whose index could drive the search, most telling first."""
+    filtered = {*conditions.columns, *(("client_ip",) if conditions.client_ip else ())}
+    return [column for column in DRIVERS if column in filtered]
+
+
+def count(conditions: Conditions, driver: str, value: Value | None, limit: int) -> Statement:
+    """Return the statement that counts what the index of a driver would look at, up to `limit`."""
+    where = _Where()
+    where.add("organization = ?", conditions.organization)
+    _drive(where, conditions, driver, value)
+    _bound(where, conditions)
+    inner = f"SELECT 1 FROM entries INDEXED BY entries_by_{driver} WHERE {where} LIMIT ?"  # noqa: S608 - our names
+    return Statement(f"SELECT count(*) FROM ({inner})", (*where.parameters, limit))  # noqa: S608 - our names
+
+
+def selects(conditions: Conditions, driver: str | None, limit: int | None) -> list[Statement]:
+    """Return statements that yield (position, timestamp, leaf, entry), each in the search's order.
+
+    Args:
+        conditions: of the search.
+        driver: the column whose index is walked, one statement a value; None walks all of the organization's.
+        limit: rows of each; None for all.
+    """
+    values: Sequence[Value | None] = conditions.columns.get(driver or "", [None])
+    return [_select(conditions, driver, value, limit) for value in values]
+
+
+def _select(conditions: Conditions, driver: str | None, value: Value | None, limit: int | None) -> Statement:
+    where = _Where()
+    where.add("organization = ?", conditions.organization)
+    if driver is not None:
+        _drive(where, conditions, driver, value)
+    _bound(where, conditions)
+    where.add("expire_day > ?", conditions.today)
+    where.add("shown = 1")
+    _filter(where, conditions, driver)
+    _below(where, conditions)
+    index, order = driver or "timestamp", conditions.order
+    sql = (
+        f"SELECT position, timestamp, leaf, entry FROM entries INDEXED BY entries_by_{index} "  # noqa: S608 - our names
+        f"WHERE {where} ORDER BY timestamp {order}, position {order} LIMIT ?"
+    )
+    return Statement(sql, (*where.parameters, _NO_LIMIT if limit is None else limit))
+
+
+def _drive(where: _Where, conditions: Conditions, driver: str, value: Value | None) -> None:
+    if value is not None:
+        where.add(f"{driver} = ?", value)
+    elif conditions.client_ip is not None:
+        _add_addresses(where, conditions.client_ip)
+
+
+def _bound(where: _Where, conditions: Conditions) -> None:
+    for bound, sign in ((conditions.low, ">"), (conditions.high, "<")):
+        if len(bound) == 1:
+            where.add(f"timestamp {'>=' if sign == '>' else '<'} ?", *bound)
+        elif bound:
+            where.add(f"(timestamp, position) {sign} (?, ?)", *bound)
+
+
+def _filter(where: _Where, conditions: Conditions, driver: str | None) -> None:
+    for column, values in conditions.columns.items():
+        if column != driver:
+            # The sign keeps SQLite from looking for an index of its own.
+            where.add(f"+{column} IN ({', '.join('?' * len(values))})", *values)
+    if conditions.client_ip is not None and driver != "client_ip":
+        _add_addresses(where, conditions.client_ip)
+
+
+def _add_addresses(where: _Where, addresses: AddressRange) -> None:
+    if addresses.low == addresses.high:
+        where.add("client_ip = ?", addresses.low)
+    else:
+        where.add("client_ip BETWEEN ? AND ?", addresses.low, addresses.high)
+
+
+def _below(where: _Where, conditions: Conditions) -> None:
+    if conditions.below is None:
+        return
+    terms = ["position >= ? AND position < ?"] * len(conditions.below) or ["0"]
+    where.add(f"({' OR '.join(terms)})", *(bound for span in conditions.below for bound in span))

@@ -1,0 +1,248 @@
+"""The writing side of the embedded store: batches with their cursor in one transaction, and retention."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from klyra_collector.store.positions import Positions
+from klyra_collector.store.schema import typed_errors
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from klyra_collector.store.changes import Batch, Extension, Ranges
+    from klyra_collector.store.rows import Row
+
+_COLUMNS = (
+    "position",
+    "organization",
+    "id",
+    "shown",
+    "timestamp",
+    "event_type",
+    "actor_type",
+    "actor_id",
+    "resource_type",
+    "resource_id",
+    "action",
+    "status",
+    "client_ip",
+    "expire_day",
+    "sealing_day",
+    "org_seq",
+    "leaf",
+    "entry",
+)
+_SHOWN = _COLUMNS.index("shown")
+_INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - names
+_INSERT_UNLESS_REPEATED = f"{_INSERT} ON CONFLICT (organization, id) WHERE shown = 1 DO NOTHING"
+_ERASE = (
+    "UPDATE entries SET actor_id = ?, resource_id = ?, client_ip = ?, entry = ? WHERE position = ? AND organization = ?"
+)
+_EXTENDED = "organization = ? AND position BETWEEN ? AND ? AND org_seq BETWEEN ? AND ?"
+_EXTEND = f"UPDATE entries SET expire_day = max(expire_day, sealing_day + 1 + ?) WHERE {_EXTENDED}"  # noqa: S608 - as above
+_KEEP = "INSERT OR IGNORE INTO kept_days (organization, expire_day, sealing_day)"
+_KEEP_DAY = f"{_KEEP} VALUES (?, ?, ?)"
+_KEEP_EXTENDED = f"{_KEEP} SELECT DISTINCT organization, expire_day, sealing_day FROM entries WHERE {_EXTENDED}"  # noqa: S608 - as above
+_DELETE = (
+    "DELETE FROM entries WHERE position IN (SELECT position FROM entries INDEXED BY entries_by_expire_day "
+    "WHERE organization = ? AND expire_day <= ? LIMIT ?) RETURNING id, shown"
+)
+_SHOW_NEXT = (
+    "UPDATE entries SET shown = 1 WHERE position = "
+    "(SELECT min(position) FROM entries WHERE organization = ? AND id = ? AND shown = 0)"
+)
+
+_Values = tuple[object, ...]
+
+
+class Writer:
+    """Applies batches over one connection. Used by one thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._words: dict[str, int] = {}
+        self._organizations: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def cursor(self, origin: str) -> int:
+        """Return the index of the next record of a shard to apply."""
+        with typed_errors():
+            row = self._connection.execute("SELECT next_index FROM origins WHERE origin = ?", (origin,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def apply(self, batch: Batch) -> None:
+        """Apply a batch that starts at the cursor, and move the cursor; any other changes nothing."""
+        with self._transaction():
+            if self.cursor(batch.origin) != batch.start:
+                return
+            positions = self._met(batch.origin)
+            self._insert(positions, batch.origin, batch.rows)
+            for extension in batch.extensions:
+                self._extend(positions, extension)
+            for origin, row in batch.erased:
+                self._erase(positions.of(origin, row.index), row)
+            self._connection.execute(
+                "UPDATE origins SET next_index = ?, applied_us = ? WHERE origin = ?",
+                (batch.end, batch.applied_us, batch.origin),
+            )
+
+    def indexes(self, origin: str, org_ref: bytes, ranges: Ranges) -> list[int]:
+        """Return the indexes of an organization's entries with `org_seq` in any of some inclusive ranges."""
+        with typed_errors():
+            positions = self._positions()
+            organization = self._organization_of(org_ref)
+            if organization is None or origin not in positions.numbers:
+                return []
+            found: list[int] = []
+            for bounds in ranges:
+                found += self._connection.execute(
+                    f"SELECT position FROM entries WHERE {_EXTENDED} ORDER BY position",  # noqa: S608 - as above
+                    (organization, *positions.span(origin), *bounds),
+                )
+        return [positions.place(position)[1] for (position,) in found]  # type: ignore[misc] # rows of one column
+
+    def delete_expired(self, today: int, limit: int) -> int:
+        """Delete up to `limit` entries that are past their effective expiry day; return how many."""
+        with self._transaction():
+            organizations = self._connection.execute(
+                "SELECT DISTINCT organization FROM kept_days WHERE expire_day <= ?", (today,)
+            ).fetchall()
+            deleted = 0
+            for (organization,) in organizations:
+                deleted += self._delete_some(organization, today, limit - deleted)
+            return deleted
+
+    def _delete_some(self, organization: int, today: int, limit: int) -> int:
+        gone = self._connection.execute(_DELETE, (organization, today, limit)).fetchall()
+        self._connection.executemany(_SHOW_NEXT, [(organization, id_) for id_, shown in gone if shown])
+        if len(gone) < limit:
+            self._connection.execute(
+                "DELETE FROM kept_days WHERE organization = ? AND expire_day <= ?", (organization, today)
+            )
+        return len(gone)
+
+    def _insert(self, positions: Positions, origin: str, rows: Sequence[Row]) -> None:
+        first = positions.of(origin, 0)
+        values = [self._values(first, row) for row in rows]
+        before = self._connection.total_changes
+        self._connection.executemany(_INSERT_UNLESS_REPEATED, values)
+        if self._connection.total_changes - before < len(values):
+            self._insert_repeats(values)
+        days = {(self._organizations[row.organization_id], row.expire_day, row.sealing_day) for row in rows}
+        self._connection.executemany(_KEEP_DAY, days)
+
+    def _insert_repeats(self, values: Sequence[_Values]) -> None:
+        """Insert, unseen, what the organization has under the same id already."""
+        for row in values:
+            known = self._connection.execute("SELECT 1 FROM entries WHERE position = ?", (row[0],)).fetchone()
+            if known is None:
+                self._connection.execute(_INSERT, (*row[:_SHOWN], 0, *row[_SHOWN + 1 :]))
+
+    def _values(self, first: int, row: Row) -> _Values:
+        word = self._word
+        return (
+            first | row.index,
+            self._organization(row.organization_id, row.org_ref),
+            row.id,
+            1,
+            row.timestamp_ns,
+            word(row.event_type),
+            word(row.actor_type),
+            row.actor_id,
+            word(row.resource_type),
+            row.resource_id,
+            word(row.action),
+            word(row.status),
+            row.client_ip,
+            row.expire_day,
+            row.sealing_day,
+            row.org_seq,
+            row.leaf,
+            row.entry,
+        )
+
+    def _extend(self, positions: Positions, extension: Extension) -> None:
+        organization = self._organization_of(extension.org_ref)
+        if organization is None or extension.origin not in positions.numbers:
+            return
+        which = (
+            organization,
+            *positions.span(extension.origin),
+            extension.first_seq,
+            extension.last_seq,
+        )
+        self._connection.execute(_EXTEND, (extension.retention_days, *which))
+        self._connection.execute(_KEEP_EXTENDED, which)
+
+    def _erase(self, position: int, row: Row) -> None:
+        organization = self._organization(row.organization_id, row.org_ref)
+        values = (row.actor_id, row.resource_id, row.client_ip, row.entry, position, organization)
+        self._connection.execute(_ERASE, values)
+
+    def _met(self, origin: str) -> Positions:
+        """Return the known positions, after giving a number to an origin met for the first time."""
+        positions = self._positions()
+        if origin in positions.numbers:
+            return positions
+        self._connection.execute(
+            "INSERT INTO origins (number, origin, next_index, applied_us) VALUES (?, ?, 0, 0)",
+            (positions.number_for(origin), origin),
+        )
+        return self._positions()
+
+    def _positions(self) -> Positions:
+        return Positions(dict(self._connection.execute("SELECT origin, number FROM origins")))
+
+    def _word(self, word: str) -> int:
+        number = self._words.get(word)
+        if number is None:
+            number = self._words[word] = self._numbered("words", "word", word)
+        return number
+
+    def _organization(self, organization_id: str, org_ref: bytes) -> int:
+        number = self._organizations.get(organization_id)
+        if number is None:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO organizations (organization_id, org_ref) VALUES (?, ?)",
+                (organization_id, org_ref),
+            )
+            number = self._organizations[organization_id] = self._number(
+                "organizations", "organization_id", organization_id
+            )
+        return number
+
+    def _organization_of(self, org_ref: bytes) -> int | None:
+        row = self._connection.execute("SELECT number FROM organizations WHERE org_ref = ?", (org_ref,)).fetchone()
+        return int(row[0]) if row else None
+
+    def _numbered(self, table: str, column: str, text: str) -> int:
+        self._connection.execute(f"INSERT OR IGNORE INTO {table} ({column}) VALUES (?)", (text,))  # noqa: S608 - our names
+        return self._number(table, column, text)
+
+    def _number(self, table: str, column: str, text: str) -> int:
+        query = f"SELECT number FROM {table} WHERE {column} = ?"  # noqa: S608 - our names
+        return int(self._connection.execute(query, (text,)).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit what the block does, or undo all of it."""
+        with typed_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._undo()
+                raise
+
+    def _undo(self) -> None:
+        self._words.clear()  # numbers given in the undone transaction are not in the tables
+        self._organizations.clear()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")

@@ -1,0 +1,68 @@
+"""Seal what the command line wrote while no collector runs: take the ledger's lock and drain the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from klyra_audit.catalog import Catalog
+from klyra_audit.validation import Validator
+from klyra_collector.errors import LedgerLocked
+from klyra_collector.receive.outbox import OutboxDrain
+from klyra_collector.seal.clock import SystemClock
+from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.ledger import Ledger
+from klyra_collector.seal.sealer import Sealer
+from klyra_collector.supervise.roles import ledger_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from klyra_collector.config import Settings
+    from klyra_collector.registry import Registry
+    from klyra_collector.stages import Outcome
+
+
+def drain_if_stopped(settings: Settings, registry: Registry) -> bool:
+    """Drain the outbox unless a collector runs, which does it itself; return whether it was done here.
+
+    Raises:
+        Halted: the ledger cannot be continued; the commands stay in the outbox.
+    """
+    catalog = Catalog.load(settings.catalog)
+    with contextlib.closing(Disk()) as disk:
+        try:
+            opened = Ledger.open(settings.data_directory, disk, SystemClock(), ledger_options(settings, catalog))
+        except LedgerLocked:
+            return False
+        with contextlib.closing(opened) as ledger:
+            asyncio.run(_drain(registry, ledger, catalog))
+    return True
+
+
+async def _drain(registry: Registry, ledger: Ledger, catalog: Catalog) -> None:
+    sealer = Sealer(ledger, _Unobserved())
+    drain = OutboxDrain(
+        registry=registry,
+        sealer=sealer,
+        ledger=ledger,
+        catalog=catalog,
+        validator=Validator(catalog),
+        wall_us=SystemClock().wall_us,
+    )
+    sealing = asyncio.create_task(sealer.run())
+    try:
+        while await drain.step():
+            pass
+    finally:
+        sealer.close()
+        await sealing
+
+
+class _Unobserved:
+    def committed(self, outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Nobody asks."""
+
+    def signed(self, size: int) -> None:
+        """Nobody asks."""

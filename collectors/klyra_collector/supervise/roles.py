@@ -1,0 +1,269 @@
+"""The three processes: build the objects, run until told to stop, leave cleanly. Each can run alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import threading
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+import uvicorn
+
+from klyra_audit import resources
+from klyra_audit.catalog import Catalog
+from klyra_audit.errors import Paused
+from klyra_audit.validation import Validator
+from klyra_collector.observe import CollectorMetrics
+from klyra_collector.pipeline import Pipeline
+from klyra_collector.receive.body import InflightBudget
+from klyra_collector.receive.otlp_http import Ingest, create_app
+from klyra_collector.receive.outbox import OutboxDrain
+from klyra_collector.receive.senders import Senders
+from klyra_collector.registry import Policies, Registry
+from klyra_collector.seal.clock import SystemClock
+from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.ledger import Ledger, LedgerOptions
+from klyra_collector.seal.reader import LedgerReader
+from klyra_collector.seal.sealer import Sealer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.types import ASGIApp
+
+    from klyra_collector.config import Listener, Settings
+
+Role = Literal["collector", "follower", "api"]
+Ready = "Callable[[dict[str, str]], None]"
+ROLES: tuple[Role, ...] = ("collector", "follower", "api")
+
+_GRACE_SECONDS = 10
+_BACKLOG = 2048
+_CURSOR_KEY_BYTES = 32
+_PROGRESS_LEAVES = 1_000_000
+
+_log = structlog.get_logger(__name__)
+
+
+class PortTaken(Paused):
+    """Another program listens where a server of ours is configured to."""
+
+    code = "port_taken"
+
+
+def run_role(role: Role, settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
+    """Run one role until SIGTERM or SIGINT.
+
+    Args:
+        role: which.
+        settings: everything configured.
+        on_ready: called once with the addresses that answer now.
+    """
+    {"collector": run_collector, "follower": run_follower, "api": run_api}[role](settings, on_ready)
+
+
+def ledger_options(settings: Settings, catalog: Catalog, *, confirm_clock: bool = False) -> LedgerOptions:
+    """Return what the ledger's writer is told at start."""
+    return LedgerOptions(
+        software=f"klyra-audit {version('klyra-audit')}",
+        schemas=catalog.schema_hashes(),
+        ledger_name=settings.ledger.name,
+        collector_id=settings.collector.id,
+        confirm_clock=confirm_clock,
+        on_progress=_log_progress,
+    )
+
+
+def run_collector(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
+    """Receive, validate, seal."""
+    catalog = Catalog.load(settings.catalog)
+    clock = SystemClock()
+    disk = Disk()
+    listening = listen(settings.otlp.http, "otlp.http.listen")
+    with (
+        contextlib.closing(listening),
+        contextlib.closing(Registry.open(settings.registry_url, catalog)) as registry,
+        contextlib.closing(disk),
+        contextlib.closing(
+            Ledger.open(
+                settings.data_directory,
+                disk,
+                clock,
+                ledger_options(settings, catalog, confirm_clock=settings.confirm_clock),
+            )
+        ) as ledger,
+    ):
+        _log_opening(ledger)
+        metrics = CollectorMetrics(registry)
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(_serve_collector(settings, registry, ledger, catalog, metrics, listening, on_ready))
+
+
+async def _serve_collector(
+    settings: Settings,
+    registry: Registry,
+    ledger: Ledger,
+    catalog: Catalog,
+    metrics: CollectorMetrics,
+    listening: socket.socket,
+    on_ready: Callable[[dict[str, str]], None],
+) -> None:
+    clock = SystemClock()
+    validator = Validator(catalog)
+    senders = Senders(registry)
+    sealer = Sealer(ledger, metrics, max_waiting_bytes=settings.intake.max_waiting_bytes)
+    metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
+    pipeline = Pipeline(senders=senders, catalog=catalog, validator=validator, seal=sealer, wall_us=clock.wall_us)
+    budget = InflightBudget(settings.intake.max_inflight_bytes)
+    ingest = Ingest(pipeline, senders, budget, metrics, settings.intake.max_request_bytes)
+    drain = OutboxDrain(
+        registry=registry, sealer=sealer, ledger=ledger, catalog=catalog, validator=validator, wall_us=clock.wall_us
+    )
+    stop_draining = asyncio.Event()
+    sealing = asyncio.create_task(sealer.run())
+    draining = asyncio.create_task(drain.run(stop_draining))
+    app = create_app(ingest, metrics.render, lambda: ledger.halted is None)
+    try:
+        await serve_http(app, listening, lambda url: on_ready({"otlp_http": url}))
+    finally:
+        # The order matters: no more requests, then no more commands, then everything that waits is answered.
+        stop_draining.set()
+        await draining
+        sealer.close()
+        await sealing
+
+
+def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
+    """Copy what is sealed into the store."""
+    from klyra_collector.store.follower import Follower  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    reader = LedgerReader(settings.data_directory.ledger)
+    with contextlib.closing(SqliteStore.open(settings.store_path)) as store, contextlib.closing(reader):
+        on_ready({})
+        Follower(reader, store).run(stop)
+
+
+def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
+    """Answer queries and serve the page."""
+    from klyra_collector.query.app import create_app as create_api  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
+
+    catalog = Catalog.load(settings.catalog)
+    listening = listen(settings.api, "api.listen")
+    with (
+        contextlib.closing(listening),
+        contextlib.closing(Registry.open(settings.registry_url, catalog)) as registry,
+        contextlib.closing(SqliteStore.open(settings.store_path)) as store,
+    ):
+        app = create_api(
+            registry=registry,
+            store=store,
+            catalog=catalog,
+            policies=Policies.load(),
+            dashboard=resources.folder("dashboards") / "web",
+            clock=SystemClock().wall_us,
+            cursor_key=_cursor_key(settings),
+        )
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))
+
+
+async def serve_http(app: ASGIApp, listening: socket.socket, on_ready: Callable[[str], None]) -> None:
+    """Serve an application on a bound socket until SIGTERM or SIGINT, then finish what is under way."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        backlog=_BACKLOG,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        on_ready(_url(listening))
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would raise them again behind our back after its own shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    def stop(self) -> None:
+        """Take no new requests, finish those under way, return."""
+        self.should_exit = True
+
+
+def listen(listener: Listener, setting: str) -> socket.socket:
+    """Return a bound socket.
+
+    Raises:
+        PortTaken: names the port and the setting.
+    """
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((listener.host, listener.port))
+    except OSError as error:
+        bound.close()
+        raise PortTaken(
+            f"Cannot listen on {listener.listen}: {error.strerror}.",
+            remedy=f"Stop what listens there, or set {setting} (KLYRA_{setting.upper().replace('.', '__')}).",
+        ) from error
+    bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    return bound
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - absent on platforms it does not support
+
+    return uvloop.new_event_loop()
+
+
+def _cursor_key(settings: Settings) -> bytes:
+    """Return the key that signs page cursors, made on first use; it guards nothing but their integrity."""
+    path = settings.data_directory.keys / "cursor.key"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        disk = Disk()
+        with contextlib.closing(disk):
+            disk.replace(path, secrets.token_bytes(_CURSOR_KEY_BYTES), mode=0o600)
+    return path.read_bytes()
+
+
+def _log_opening(ledger: Ledger) -> None:
+    _log.info("ledger_open", origin=ledger.origin, size=ledger.size)
+    cut = ledger.recovered.cut
+    if cut is not None:
+        _log.warning("ledger_recovered", kept=cut.size, cut=cut.count, reason=cut.reason)
+
+
+def _log_progress(done: int, total: int) -> None:
+    if total >= _PROGRESS_LEAVES and done % _PROGRESS_LEAVES < 8192:  # noqa: PLR2004 - once per million
+        _log.info("recovering", leaves=done, of=total, at=time.strftime("%H:%M:%S"))

@@ -1,0 +1,1 @@
+"""Validate: decide whether an event may be sealed, and say exactly why not (DESIGN section 4)."""

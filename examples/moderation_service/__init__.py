@@ -1,0 +1,1 @@
+"""A small moderation service whose every action is an entry of its audit log."""

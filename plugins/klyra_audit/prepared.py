@@ -1,0 +1,60 @@
+"""An event made ready to be sent: validated, split, salted, committed to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from klyra_audit.errors import InvalidEvent
+from klyra_audit.format import canonical, sections
+from klyra_audit.format.errors import ProfileError
+from klyra_audit.format.sections import Salts
+
+if TYPE_CHECKING:
+    from klyra_audit.catalog import Catalog
+    from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.validation import Validator
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEvent:
+    """What travels, and what the receipt must commit to.
+
+    Attributes:
+        record_id: the entry's id.
+        document: the event document.
+        encoded: its canonical bytes.
+        salts: 48 bytes.
+        sections: canonical JSON of the pointer lists, None where the split needs no catalog.
+        commit: what the leaf must hold.
+    """
+
+    record_id: str
+    document: JsonObject
+    encoded: bytes
+    salts: bytes
+    sections: str | None
+    commit: bytes
+
+
+def prepare(document: JsonObject, catalog: Catalog, validator: Validator, now_us: int) -> PreparedEvent:
+    """Validate, split and salt an event document.
+
+    Raises:
+        InvalidEvent: with the JSON Pointer and the reason; nothing was sent.
+    """
+    try:
+        encoded = canonical.encode(document)
+    except ProfileError as error:
+        raise InvalidEvent(error.reason, pointer=error.pointer) from error
+    validator.check(document, encoded, now_us=now_us)
+    parts = sections.split(document, catalog.marks(document["event_type"]))
+    salts = Salts.draw()
+    commit = sections.commitments(parts, salts).event_commit()
+    listed = None if parts == sections.split(document) else _pointer_lists(parts)
+    return PreparedEvent(document["id"], document, encoded, salts.pack(), listed, commit)
+
+
+def _pointer_lists(parts: sections.Sections) -> str:
+    actor, target = sections.pointers(parts)
+    return canonical.encode({"actor": list(actor), "target": list(target)}).decode()

@@ -1,0 +1,124 @@
+"""What a user gets: the wheel in a clean environment, used from another folder, without the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+NO_NETWORK = re.compile(r"NewConnectionError|ConnectTimeout|ProxyError|NameResolutionError|Retrying \(")
+LISTEN = {f"KLYRA_{name}__LISTEN": "127.0.0.1:0" for name in ("API", "OTLP__HTTP", "OTLP__GRPC", "FORWARD")}
+EMIT = """
+import sys
+from klyra_audit import Actor, AuditEmitter, events
+
+with AuditEmitter(sys.argv[1], api_key=sys.argv[2], organization_id="org_wheel") as audit:
+    audit.emit(events.moderation_created(actor=Actor.user("usr_1"), moderation_id="mod_1"))
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a folder that is not the checkout."""
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL)
+
+
+def answer(*command: str | Path, cwd: Path) -> str:
+    """Return what a command that must succeed printed on stdout."""
+    done = run(*command, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def install(
+    distributions: Path, repository: Path, require_peer: Callable[[str, object], None]
+) -> Iterator[Callable[[str], Path]]:
+    """A function that installs the wheel, with the extras named, into a new environment; returns its `bin`."""
+    (wheel,) = distributions.glob("*.whl")
+    with tempfile.TemporaryDirectory(prefix="klyra-wheel-") as name:
+
+        def into_new_environment(extras: str) -> Path:
+            folder = Path(tempfile.mkdtemp(dir=name))
+            # Without pip of its own: ours installs into it, and a Debian Python needs no further package.
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+            done = run(
+                *(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--retries", "1"),
+                *("--only-binary", ":all:", "-c", repository / "constraints.txt", f"{wheel}{extras}"),
+                cwd=folder,
+            )
+            require_peer("a package registry", done.returncode == 0 or not NO_NETWORK.search(done.stderr))
+            assert done.returncode == 0, done.stderr
+            return folder / "bin"
+
+        yield into_new_environment
+
+
+@contextmanager
+def demo(programs: Path, data: Path) -> Iterator[dict[str, Any]]:
+    """Run the demo without traffic; give what its run.json says; stop it with SIGTERM and expect exit 0."""
+    log = data.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [programs / "klyra-audit", "demo", "--no-traffic", "--data", data],
+            cwd=data.parent,
+            env=os.environ | LISTEN,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield ready(process, data / "run.json", log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_SECONDS) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready(process: subprocess.Popen[bytes], run_json: Path, log: Path) -> dict[str, Any]:
+    """Wait until the server has written run.json, and return it."""
+    deadline = time.monotonic() + START_SECONDS
+    while not run_json.exists():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"not ready after {START_SECONDS} s: {log.read_text()}"
+        time.sleep(0.05)
+    return json.loads(run_json.read_text())
+
+
+def test_the_wheel_serves_seals_and_verifies(install: Callable[[str], Path], tmp_path: Path) -> None:
+    """Installed from the wheel, the demo seals an event, stops cleanly, and the base install alone verifies it."""
+    programs, data = install("[collector]"), tmp_path / "data"
+    klyra = programs / "klyra-audit"
+    with demo(programs, data) as running:
+        answer(klyra, "org", "create", "org_wheel", "--plan", "startup", "--data", data, cwd=tmp_path)
+        key = answer(klyra, "key", "create", "--org", "org_wheel", "--scope", "emit", "--data", data, cwd=tmp_path)
+        assert re.fullmatch(r"klyra_sk_\w{12}_[\w-]{43}_\w{6}", key)
+        answer(programs / "python", "-c", EMIT, running["otlp_http"], key, cwd=tmp_path)
+    assert not (data / "run.json").exists()
+    auditor = install("") / "klyra-audit"
+    answer(auditor, "verify", data, cwd=tmp_path)
+    alter_last_leaf(data)
+    assert run(auditor, "verify", data, cwd=tmp_path).returncode == 1
+
+
+def alter_last_leaf(data: Path) -> None:
+    """Flip one bit of the newest shard's last leaf."""
+    leaves = max(data.glob("ledger/*/leaves"))
+    raw = bytearray(leaves.read_bytes())
+    raw[-1] ^= 1
+    leaves.write_bytes(raw)
