@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     collector: CollectorSettings = CollectorSettings()
     api: Listener = Listener(listen="127.0.0.1:8080")
     otlp: Otlp = Otlp()
-    intake: IntakeSettings = IntakeSettings()  # type: ignore[call-arg] # every field has a default
+    intake: IntakeSettings = IntakeSettings()
     store: StoreSettings = StoreSettings()
     registry: RegistrySettings = RegistrySettings()
     confirm_clock: bool = Field(False, description="an operator vouches for the clock at this start")

@@ -42,10 +42,7 @@ def classify(text: str, threshold: Decimal) -> Verdict:
     one hit is 0.50, two are 0.75, three 0.88.
     """
     words = f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} "
-    hits = {
-        category: sum(words.count(f" {phrase} ") for phrase in phrases)
-        for category, phrases in PHRASES.items()
-    }
+    hits = {category: sum(words.count(f" {phrase} ") for phrase in phrases) for category, phrases in PHRASES.items()}
     scores = {category: _score(count) for category, count in sorted(hits.items()) if count}
     return Verdict(scores, tuple(category for category, score in scores.items() if score >= threshold))
 

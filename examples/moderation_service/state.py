@@ -7,7 +7,7 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Role = Literal["viewer", "moderator", "admin"]
 Decision = Literal["approved", "flagged", "rejected"]
 
-OWNER_ID = "usr_owner"
+OWNER_ID: Final = "usr_owner"
+MAX_MODERATIONS: Final = 10_000  # older decisions are forgotten; the audit log keeps them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class ServiceKey:
 
     id: str
     name: str
-    sha256: bytes = field(repr=False)
+    sha256: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,15 @@ class Moderation:
 
 @dataclass(slots=True)
 class State:
-    """Everything by its id. Hold `lock` from looking something up to changing it."""
+    """Everything by its id.
+
+    Hold `lock` from looking something up until it is changed: what is recorded in between is then what happened.
+    """
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     flag_threshold: Decimal = Decimal("0.50")
     users: dict[str, User] = field(default_factory=dict)
-    invitations: dict[str, User] = field(default_factory=dict)
+    invitations: dict[str, User] = field(default_factory=dict)  # by the token that accepts them
     keys: dict[str, ServiceKey] = field(default_factory=dict)
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     moderations: dict[str, Moderation] = field(default_factory=dict)
@@ -77,8 +81,15 @@ class State:
 
     def key_of(self, secret: str) -> ServiceKey | None:
         """Return the key that a secret proves."""
-        digest = hashlib.sha256(secret.encode()).digest()
-        return next((key for key in self.keys.values() if secrets.compare_digest(key.sha256, digest)), None)
+        digest = sha256_of(secret)
+        return next((key for key in list(self.keys.values()) if key.sha256 == digest), None)
+
+    def remember(self, moderation: Moderation) -> None:
+        """Keep a decision, and forget the oldest once there are too many."""
+        with self.lock:
+            self.moderations[moderation.id] = moderation
+            if len(self.moderations) > MAX_MODERATIONS:
+                del self.moderations[next(iter(self.moderations))]
 
 
 def new_id(prefix: str) -> str:
@@ -88,10 +99,15 @@ def new_id(prefix: str) -> str:
 
 def user_id_of(email: str) -> str:
     """Return the id of a person, the same each time they join."""
-    return f"usr_{hashlib.sha256(email.lower().encode()).hexdigest()[:12]}"
+    return f"usr_{sha256_of(email.lower())[:12]}"
 
 
 def new_key(name: str) -> tuple[ServiceKey, str]:
     """Return a fresh key and its secret, which is shown once."""
     secret = f"mod_sk_{secrets.token_urlsafe(24)}"
-    return ServiceKey(new_id("key"), name, hashlib.sha256(secret.encode()).digest()), secret
+    return ServiceKey(new_id("key"), name, sha256_of(secret)), secret
+
+
+def sha256_of(text: str) -> str:
+    """Return the SHA-256 of a text's UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()

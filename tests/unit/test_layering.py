@@ -35,7 +35,8 @@ STAGES = {
     "fanout": {"seal", "store", "registry"},
     "query": {"seal", "store", "registry", "verify"},
     "supervise": {"registry", "validate", "seal", "receive", "store", "fanout", "query"},
-    "cli": {"verify", "registry", "validate", "seal", "receive", "store", "fanout", "query", "supervise"},
+    "demo": {"registry", "supervise"},
+    "cli": {"verify", "registry", "validate", "seal", "receive", "store", "fanout", "query", "supervise", "demo"},
 }
 VERIFY_MAY_IMPORT = {"klyra_audit.format", "klyra_collector.verify", "cryptography", "orjson"}
 

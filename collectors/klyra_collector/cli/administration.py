@@ -69,7 +69,7 @@ def _registry_url(data: Path, *, begin: bool) -> str:
 
 def seal_now(data: Path) -> None:
     """Have a change sealed at once where no collector runs; where one does, it seals it by itself."""
-    from klyra_collector.seal.offline import drain_if_stopped  # noqa: PLC0415 - reading commands need no ledger
+    from klyra_collector.supervise.offline import drain_if_stopped  # noqa: PLC0415 - reading commands need no ledger
 
     try:
         drain_if_stopped(data)

@@ -59,13 +59,15 @@ def create(
     ] = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
-    r"""Make an API key and print it. It is shown this once.
+    """Make an API key and print it. It is shown this once.
 
-    \b
     Examples:
-      klyra-audit key create --org org_acme --scope emit --emitter billing-service
-      klyra-audit key create --org org_acme --role auditor --label "Yearly audit" --expires-days 30
-      klyra-audit key create --operator --scope verify
+
+    klyra-audit key create --org org_acme --scope emit --emitter billing
+
+    klyra-audit key create --org org_acme --role auditor --expires-days 30
+
+    klyra-audit key create --operator --scope verify
     """
     if (organization_id is None) is not for_operator:
         raise typer.BadParameter("say either --org ORG_ID or --operator")
@@ -94,11 +96,9 @@ def list_keys(
     as_json: JsonOption = False,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
-    r"""List keys, without their secrets.
+    """List keys, without their secrets.
 
-    \b
-    Example:
-      klyra-audit key list --org org_acme --json
+    Example: klyra-audit key list --org org_acme --json
     """
     if organization_id is not None and for_operator:
         raise typer.BadParameter("say either --org ORG_ID or --operator")
@@ -124,11 +124,9 @@ def rotate(
     ] = "7d",  # type: ignore[assignment] # typer parses a default given as text
     data: DataOption = DEFAULT_DATA,
 ) -> None:
-    r"""Give a key a new secret and print it. The id stays, the old secret works for a while.
+    """Give a key a new secret and print it. The id stays, the old secret works for a while.
 
-    \b
-    Example:
-      klyra-audit key rotate key_9z8y7x6w5v4u --overlap 12h
+    Example: klyra-audit key rotate key_9z8y7x6w5v4u --overlap 12h
     """
     with registry_of(data) as registry:
         issued = registry.rotate_key(key_id, overlap, operator())
@@ -139,11 +137,9 @@ def rotate(
 
 @app.command("revoke")
 def revoke(key_id: KeyArgument, data: DataOption = DEFAULT_DATA) -> None:
-    r"""Refuse a key, and the browsers that signed in with it, from now on; print its id.
+    """Refuse a key, and the browsers that signed in with it, from now on; print its id.
 
-    \b
-    Example:
-      klyra-audit key revoke key_9z8y7x6w5v4u
+    Example: klyra-audit key revoke key_9z8y7x6w5v4u
     """
     with registry_of(data) as registry:
         revoked = registry.revoke_key(key_id, operator())

@@ -42,11 +42,9 @@ def create(
     retention_days: RetentionOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
-    r"""Register an organization and print its id.
+    """Register an organization and print its id.
 
-    \b
-    Example:
-      klyra-audit org create org_acme --plan enterprise --retention-days 730
+    Example: klyra-audit org create org_acme --plan enterprise --retention-days 730
     """
     with registry_of(data, begin=True) as registry:
         made = registry.create_organization(organization_id, plan, retention_days, by=operator())
@@ -62,13 +60,11 @@ def set_plan(
     retention_days: RetentionOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
-    r"""Change what an organization has bought and print its retention policy.
+    """Change what an organization has bought and print its retention policy.
 
     What is sealed already is never kept for less than it was sealed for.
 
-    \b
-    Example:
-      klyra-audit org set-plan org_acme --plan business
+    Example: klyra-audit org set-plan org_acme --plan business
     """
     with registry_of(data) as registry:
         changed = registry.set_plan(organization_id, plan, retention_days, by=operator())
@@ -79,11 +75,9 @@ def set_plan(
 
 @app.command("list")
 def list_organizations(*, as_json: JsonOption = False, data: DataOption = DEFAULT_DATA) -> None:
-    r"""List the organizations.
+    """List the organizations.
 
-    \b
-    Example:
-      klyra-audit org list --json
+    Example: klyra-audit org list --json
     """
     with registry_of(data) as registry:
         rows = [_row(organization) for organization in registry.organizations()]

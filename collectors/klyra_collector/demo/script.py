@@ -147,7 +147,7 @@ class Script:
         invited = self._send(self._owner(), "POST", "/v1/invitations", body, expect=CREATED)
         yield
         member = Member(person, invited["id"])
-        self._send(self._as(member), "POST", f"/v1/invitations/{member.user_id}/accept", expect=CREATED)
+        self._send(self._as(member), "POST", f"/v1/invitations/{invited['token']}/accept", expect=CREATED)
         group.append(member)
         yield
 

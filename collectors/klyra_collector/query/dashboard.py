@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from starlette.requests import Request
+
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from importlib.resources.abc import Traversable
     from typing import Any
+
+    from starlette.requests import Request
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",

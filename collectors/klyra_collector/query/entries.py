@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 from fastapi import APIRouter
-from starlette.requests import Request
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import Response
 
 from klyra_audit.ids import LOG_ID

@@ -1,4 +1,4 @@
-"""The shapes of answers, as `/openapi.json` describes them; lists and files are written without passing through here."""
+"""The shapes of answers, for `/openapi.json`; lists and files are written without passing through here."""
 
 from __future__ import annotations
 

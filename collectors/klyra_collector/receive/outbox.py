@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from klyra_audit.catalog import Catalog
     from klyra_audit.validation import Validator
-    from klyra_collector.registry.models import OutboxCommand
     from klyra_collector.registry.organizations import Organization
+    from klyra_collector.registry.outbox import OutboxCommand
     from klyra_collector.seal.ledger import Ledger
     from klyra_collector.seal.sealer import Sealer
     from klyra_collector.stages import Record, Sealed

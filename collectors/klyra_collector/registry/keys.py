@@ -115,7 +115,7 @@ class Keys:
         owned = true() if organization_id is None else API_KEYS.c.organization_id.is_not_distinct_from(owner)
         query = select(API_KEYS).where(owned).order_by(API_KEYS.c.created_at, API_KEYS.c.key_id)
         with self._database.reading() as connection:
-            return [_key(row) for row in connection.execute(query)]
+            return [_key(row) for row in connection.execute(query).mappings()]
 
     def rotate(self, key_id: str, overlap: timedelta, *, by: Actor) -> IssuedKey:
         """Add a secret to a key; the ones before it end after `overlap`."""

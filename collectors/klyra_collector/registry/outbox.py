@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sqlalchemy import select
 
 from klyra_audit import ids, timestamps
-from klyra_audit.errors import Rejected
+from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_audit.format import canonical
+from klyra_audit.format.errors import ProfileError
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.registry import organizations
 from klyra_collector.registry.tables import OUTBOX
@@ -96,7 +97,7 @@ class Outbox:
             timestamp=event.timestamp or timestamps.from_microseconds(now),
         )
         document = dated.document(owner)
-        self._validator.check(document, canonical.encode(document), now_us=now)
+        self._validator.check(document, _canonical(document), now_us=now)
         return self._add(connection, OutboxCommand(str(command), owner, "event", {"document": document}), now)
 
     def add_policy(self, connection: Connection, organization: Organization) -> str:
@@ -183,6 +184,14 @@ class Outbox:
             )
         )
         return command.command_id
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    """Return a document's canonical bytes; `InvalidEvent` if it has none."""
+    try:
+        return canonical.encode(document)
+    except ProfileError as error:
+        raise InvalidEvent(error.reason, pointer=error.pointer) from error
 
 
 def _new_id(now: int) -> uuid.UUID:

@@ -31,7 +31,8 @@ def range_of(text: str) -> AddressRange:
 
 def text_of(addresses: AddressRange) -> str:
     """Return the one notation of a range made by `range_of`: an address, or a block in CIDR notation."""
-    low, high = _address(addresses.low), _address(addresses.high)
+    mapped = addresses.low.startswith(_MAPPED) and addresses.high.startswith(_MAPPED)
+    low, high = (_address(key, mapped=mapped) for key in (addresses.low, addresses.high))
     if low == high:
         return str(low)
     (network,) = ipaddress.summarize_address_range(low, high)  # type: ignore[type-var] # both of one version
@@ -42,7 +43,5 @@ def _key(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
     return address.packed if address.version == 6 else _MAPPED + address.packed  # noqa: PLR2004 - IP version
 
 
-def _address(key: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    if key.startswith(_MAPPED):
-        return ipaddress.IPv4Address(key[-4:])
-    return ipaddress.IPv6Address(key)
+def _address(key: bytes, *, mapped: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv4Address(key[-4:]) if mapped else ipaddress.IPv6Address(key)

@@ -76,15 +76,16 @@ class Reader:
         columns = self._columns(search.filters)
         if organization is None or columns is None:
             return None
-        low, high = _bounds(search, positions)
+        after = search.after
         return Conditions(
             organization=organization[0],
             today=search.today,
             order=search.order,
             columns=columns,
             client_ip=search.filters.client_ip,
-            low=low,
-            high=high,
+            low=_clamped(search.filters.start_ns),
+            high=_clamped(search.filters.end_ns),
+            after=None if after is None else (after.timestamp_ns, positions.of(after.origin, after.index)),
             below=_below(search, positions),
         )
 
@@ -138,14 +139,8 @@ class Reader:
         return Positions(dict(self._connection.execute("SELECT origin, number FROM origins")))
 
 
-def _bounds(search: Search, positions: Positions) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    start, end = search.filters.start_ns, search.filters.end_ns
-    low = () if start is None else (clamped(start),)
-    high = () if end is None else (clamped(end),)
-    if search.after is None:
-        return low, high
-    after = (search.after.timestamp_ns, positions.of(search.after.origin, search.after.index))
-    return (low, after) if search.order == "desc" else (after, high)
+def _clamped(nanoseconds: int | None) -> int | None:
+    return None if nanoseconds is None else clamped(nanoseconds)
 
 
 def _below(search: Search, positions: Positions) -> list[tuple[int, int]] | None:

@@ -40,8 +40,9 @@ class Conditions:
         order: of (timestamp, position).
         columns: filtered column → numbers or texts, never empty.
         client_ip: 16-byte bounds, both included.
-        low: least (timestamp,) included, or (timestamp, position) excluded.
-        high: first (timestamp,) excluded, or (timestamp, position) excluded.
+        low: least timestamp, included; None for no bound.
+        high: first timestamp behind, excluded; None for no bound.
+        after: only what lies behind this (timestamp, position) in the order.
         below: ranges of positions, last excluded; None for all.
     """
 
@@ -50,8 +51,9 @@ class Conditions:
     order: Order
     columns: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     client_ip: AddressRange | None = None
-    low: tuple[int, ...] = ()
-    high: tuple[int, ...] = ()
+    low: int | None = None
+    high: int | None = None
+    after: tuple[int, int] | None = None
     below: Sequence[tuple[int, int]] | None = None
 
 
@@ -86,9 +88,7 @@ def candidates(conditions: Conditions) -> list[str]:
 
 def count(conditions: Conditions, driver: str, value: Value | None, limit: int) -> Statement:
     """Return the statement that counts what the index of a driver would look at, up to `limit`."""
-    where = _Where()
-    where.add("organization = ?", conditions.organization)
-    _drive(where, conditions, driver, value)
+    where = _driven(conditions, driver, value)
     _bound(where, conditions)
     inner = f"SELECT 1 FROM entries INDEXED BY entries_by_{driver} WHERE {where} LIMIT ?"  # noqa: S608 - our names
     return Statement(f"SELECT count(*) FROM ({inner})", (*where.parameters, limit))  # noqa: S608 - our names
@@ -97,21 +97,27 @@ def count(conditions: Conditions, driver: str, value: Value | None, limit: int) 
 def selects(conditions: Conditions, driver: str | None, limit: int | None) -> list[Statement]:
     """Return statements that yield (position, timestamp, leaf, entry), each in the search's order.
 
+    Behind a sort key there are two for each value: the rest of its timestamp, and all further timestamps. One
+    condition on both columns would be a range of the timestamp alone to SQLite, which then reads the ties again.
+
     Args:
         conditions: of the search.
         driver: the column whose index is walked, one statement a value; None walks all of the organization's.
         limit: rows of each; None for all.
     """
-    values: Sequence[Value | None] = conditions.columns.get(driver or "", [None])
-    return [_select(conditions, driver, value, limit) for value in values]
+    found: list[Statement] = []
+    for value in conditions.columns.get(driver or "", [None]):
+        if conditions.after is not None:
+            where = _driven(conditions, driver, value)
+            where.add(f"timestamp = ? AND position {_beyond(conditions)} ?", *conditions.after)
+            found.append(_select(where, conditions, driver, limit))
+        where = _driven(conditions, driver, value)
+        _bound(where, conditions)
+        found.append(_select(where, conditions, driver, limit))
+    return found
 
 
-def _select(conditions: Conditions, driver: str | None, value: Value | None, limit: int | None) -> Statement:
-    where = _Where()
-    where.add("organization = ?", conditions.organization)
-    if driver is not None:
-        _drive(where, conditions, driver, value)
-    _bound(where, conditions)
+def _select(where: _Where, conditions: Conditions, driver: str | None, limit: int | None) -> Statement:
     where.add("expire_day > ?", conditions.today)
     where.add("shown = 1")
     _filter(where, conditions, driver)
@@ -124,19 +130,30 @@ def _select(conditions: Conditions, driver: str | None, value: Value | None, lim
     return Statement(sql, (*where.parameters, _NO_LIMIT if limit is None else limit))
 
 
-def _drive(where: _Where, conditions: Conditions, driver: str, value: Value | None) -> None:
+def _driven(conditions: Conditions, driver: str | None, value: Value | None) -> _Where:
+    """Return the conditions that the index of a driver begins with."""
+    where = _Where()
+    where.add("organization = ?", conditions.organization)
     if value is not None:
         where.add(f"{driver} = ?", value)
-    elif conditions.client_ip is not None:
+    elif driver is not None and conditions.client_ip is not None:
         _add_addresses(where, conditions.client_ip)
+    return where
 
 
 def _bound(where: _Where, conditions: Conditions) -> None:
-    for bound, sign in ((conditions.low, ">"), (conditions.high, "<")):
-        if len(bound) == 1:
-            where.add(f"timestamp {'>=' if sign == '>' else '<'} ?", *bound)
-        elif bound:
-            where.add(f"(timestamp, position) {sign} (?, ?)", *bound)
+    """Bound the timestamp; a sort key to begin behind is the closer bound on its side."""
+    low, high, after = conditions.low, conditions.high, conditions.after
+    if after is not None:
+        where.add(f"timestamp {_beyond(conditions)} ?", after[0])
+    if low is not None and (after is None or conditions.order == "desc"):
+        where.add("timestamp >= ?", low)
+    if high is not None and (after is None or conditions.order == "asc"):
+        where.add("timestamp < ?", high)
+
+
+def _beyond(conditions: Conditions) -> str:
+    return "<" if conditions.order == "desc" else ">"
 
 
 def _filter(where: _Where, conditions: Conditions, driver: str | None) -> None:
@@ -158,5 +175,6 @@ def _add_addresses(where: _Where, addresses: AddressRange) -> None:
 def _below(where: _Where, conditions: Conditions) -> None:
     if conditions.below is None:
         return
-    terms = ["position >= ? AND position < ?"] * len(conditions.below) or ["0"]
+    # The sign leaves the index to the sort key.
+    terms = ["+position >= ? AND +position < ?"] * len(conditions.below) or ["0"]
     where.add(f"({' OR '.join(terms)})", *(bound for span in conditions.below for bound in span))

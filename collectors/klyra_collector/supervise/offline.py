@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from klyra_audit.catalog import Catalog
 from klyra_audit.validation import Validator
+from klyra_collector.config import Settings
 from klyra_collector.errors import LedgerLocked
 from klyra_collector.receive.outbox import OutboxDrain
+from klyra_collector.registry import Registry
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.ledger import Ledger
@@ -18,20 +20,20 @@ from klyra_collector.supervise.roles import ledger_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from klyra_collector.config import Settings
-    from klyra_collector.registry import Registry
     from klyra_collector.stages import Outcome
 
 
-def drain_if_stopped(settings: Settings, registry: Registry) -> bool:
-    """Drain the outbox unless a collector runs, which does it itself; return whether it was done here.
+def drain_if_stopped(data: Path) -> bool:
+    """Drain a data directory's outbox unless a collector runs, which does it itself; return whether it was done.
 
     Raises:
         Halted: the ledger cannot be continued; the commands stay in the outbox.
     """
+    settings = Settings.load(data=data)
     catalog = Catalog.load(settings.catalog)
-    with contextlib.closing(Disk()) as disk:
+    with contextlib.closing(Disk()) as disk, Registry.open(settings.registry_url, catalog) as registry:
         try:
             opened = Ledger.open(settings.data_directory, disk, SystemClock(), ledger_options(settings, catalog))
         except LedgerLocked:

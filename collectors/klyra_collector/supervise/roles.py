@@ -25,7 +25,8 @@ from klyra_collector.receive.body import InflightBudget
 from klyra_collector.receive.otlp_http import Ingest, create_app
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.senders import Senders
-from klyra_collector.registry import Policies, Registry
+from klyra_collector.registry import Registry
+from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.ledger import Ledger, LedgerOptions

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from klyra_audit.errors import Rejected
-from klyra_collector.registry import key_text
+from klyra_collector.registry import Registry, database, key_text
 from klyra_collector.registry.errors import KeyRefused
 from klyra_collector.registry.tables import API_KEY_SECRETS
 
@@ -278,7 +278,15 @@ class TestLastUse:
             assert registry.keys("org_a")[0].last_used_at is None
         assert self.last_used(registry, key) is not None
 
-    def test_a_registry_that_cannot_be_written_troubles_nobody(self, registry, key, monkeypatch) -> None:
-        """A use that cannot be written is left out."""
-        monkeypatch.setattr(registry._last_use, "_database", registry._database)
-        registry.authenticate(key.secret_text)
+    def test_a_registry_that_cannot_be_written_troubles_nobody(
+        self, url, catalog, clock, key, second, monkeypatch
+    ) -> None:
+        """A use that cannot be written is left out, and tried again a minute later."""
+        monkeypatch.setattr(database, "_BUSY_SECONDS", 0.02)
+        with Registry.open(url, catalog, clock=clock) as impatient:
+            with second._database.writing():
+                impatient.authenticate(key.secret_text)
+                assert self.last_used(impatient, key) is None
+            clock.advance(minutes=1)
+            impatient.authenticate(key.secret_text)
+            assert self.last_used(impatient, key) == clock.now

@@ -1,0 +1,39 @@
+"""`klyra-audit config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from klyra_audit.errors import KlyraError
+from klyra_collector.cli.administration import FOUND_WRONG, answer, say
+from klyra_collector.config import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check and show the configuration.")
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration; ./klyra-audit.toml if there is one.")
+]
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Say whether file and environment can be used; exit 1 and name the setting if not."""
+    _load(config)
+    say("The configuration can be used.")
+
+
+@app.command()
+def show(config: ConfigOption = None) -> None:
+    """Print every setting in force as JSON, defaults included."""
+    answer(orjson.dumps(_load(config).model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode())
+
+
+def _load(config: Path | None) -> Settings:
+    try:
+        return Settings.load(config)
+    except KlyraError as error:
+        say(f"Error: {error}")
+        raise typer.Exit(FOUND_WRONG) from error
