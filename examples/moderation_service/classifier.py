@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MODEL: Final = "word-lists-1"
 
 PHRASES: Mapping[str, tuple[str, ...]] = {
     "toxic": ("stupid", "idiot", "idiots", "dumb", "moron", "pathetic", "garbage", "trash", "worthless"),

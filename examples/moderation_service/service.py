@@ -1,4 +1,4 @@
-"""The application: routes, state and audit trail put together."""
+"""The application: routes, state and the way to the audit log put together."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from fastapi import FastAPI
 
 from moderation_service import administration, moderation
 from moderation_service.state import State
-from moderation_service.trail import AuditTrail
 
 if TYPE_CHECKING:
-    from moderation_service.trail import Emitter
+    from moderation_service.call import Emitter
 
 
 def create_app(emitter: Emitter) -> FastAPI:
-    """Return a service with a new organization, whose every action goes to `emitter`."""
-    app = FastAPI(title="Example moderation service", version="1")
+    """Return a service for a new organization, whose every action goes to `emitter` first."""
+    app = FastAPI(title="Example moderation service")
     app.state.moderation = State.begin()
-    app.state.trail = AuditTrail(emitter)
+    app.state.emitter = emitter
     app.include_router(moderation.router)
     app.include_router(administration.router)
 
     @app.get("/healthz")
     def health() -> dict[str, str]:
-        """Answer."""
+        """Say that requests are answered."""
         return {"status": "ok"}
 
     return app

@@ -7,13 +7,17 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from fastapi import HTTPException
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Role = Literal["viewer", "moderator", "admin"]
 Decision = Literal["approved", "flagged", "rejected"]
+
+Found = TypeVar("Found")
 
 OWNER_ID: Final = "usr_owner"
 MAX_MODERATIONS: Final = 10_000  # older decisions are forgotten; the audit log keeps them
@@ -90,6 +94,13 @@ class State:
             self.moderations[moderation.id] = moderation
             if len(self.moderations) > MAX_MODERATIONS:
                 del self.moderations[next(iter(self.moderations))]
+
+
+def find(among: Mapping[str, Found], wanted: str) -> Found:
+    """Return what has an id; answer 404 if nothing has."""
+    if wanted not in among:
+        raise HTTPException(404, f"There is no {wanted} here.")
+    return among[wanted]
 
 
 def new_id(prefix: str) -> str:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any, Final
 
 from klyra_audit import ids, timestamps
+from klyra_audit.errors import InvalidEvent
+from klyra_audit.format.canonical import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from klyra_audit.format.canonical import JsonObject
 
-SCHEMA = "klyra.audit/1"
+SCHEMA: Final = "klyra.audit/1"
+
+_MICROSECONDS_PER_MILLISECOND = 1000
+_NANOSECONDS_PER_MILLISECOND = 1_000_000
+_RANDOM_BYTES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who or what did it: a user, an API key or a part of the system."""
+    """Who or what did it.
+
+    Attributes:
+        type: user, api_key or system.
+        id: 1 to 256 characters without control characters.
+        name: what people call it; None if it has no name.
+    """
 
     type: str
     id: str
@@ -36,13 +50,19 @@ class Actor:
 
     @classmethod
     def system(cls, component: str, name: str | None = None) -> Actor:
-        """Return a part of the system that acted by itself."""
+        """Return a part of the system that acted by itself; a component's name is its id."""
         return cls("system", component, name)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What it was done to."""
+    """What it was done to.
+
+    Attributes:
+        type: fixed by the event type; a `user` is a person whose id and name can be erased.
+        id: 1 to 256 characters without control characters.
+        name: what people call it; None if it has no name.
+    """
 
     type: str
     id: str
@@ -58,9 +78,13 @@ class AuditEvent:
         actor, resource: who did it, and to what.
         action: create, read, update or delete.
         status: success or failure.
-        metadata: context; JSON without floats.
-        id: `log_…`; None draws one. Keep it to have a second emission recognised as a repeat.
-        timestamp: RFC 3339 in UTC with Z; None takes now.
+        metadata: context; a copy is kept, with each `Decimal` as decimal string, tuple as list, and
+            member of an `IntEnum` or `StrEnum` as its value.
+        id: `log_…`; None draws one. Give it to have a second emission recognised as a repeat.
+        timestamp: RFC 3339 in UTC with Z; None takes now, in milliseconds.
+
+    Raises:
+        InvalidEvent: the metadata have a float, or a `Decimal` that is no finite number.
     """
 
     event_type: str
@@ -72,17 +96,50 @@ class AuditEvent:
     id: str | None = None
     timestamp: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", to_json(self.metadata, "/metadata"))
+
     def document(self, organization_id: str) -> JsonObject:
-        """Return the event document of an organization, not yet validated."""
+        """Return the event document of an organization, not yet validated; it shares nothing with the event.
+
+        Where the event has no id or timestamp, every call draws another id and takes the time anew.
+        """
+        now_ms = time.time_ns() // _NANOSECONDS_PER_MILLISECOND
+        drawn = self.id or ids.log_id(ids.uuid7(now_ms, os.urandom(_RANDOM_BYTES)))
         return {
-            "id": self.id or ids.new_log_id(),
-            "timestamp": self.timestamp or timestamps.from_microseconds(time.time_ns() // 1000),
+            "id": drawn,
+            "timestamp": self.timestamp or timestamps.from_microseconds(now_ms * _MICROSECONDS_PER_MILLISECOND),
             "event_type": self.event_type,
             "actor": {"type": self.actor.type, "id": self.actor.id, "name": self.actor.name},
             "resource": {"type": self.resource.type, "id": self.resource.id, "name": self.resource.name},
             "action": self.action,
             "status": self.status,
-            "metadata": dict(self.metadata),
+            "metadata": to_json(self.metadata, "/metadata"),
             "organization_id": organization_id,
             "schema": SCHEMA,
         }
+
+
+def to_json(value: Any, pointer: str) -> Any:  # noqa: ANN401 - whatever an application calls metadata
+    """Return a copy of a value as the JSON profile has it; what is no JSON at all stays, to be refused later.
+
+    Raises:
+        InvalidEvent: a float, whose decimal notation would be a guess, or a `Decimal` that is not finite.
+    """
+    if isinstance(value, Mapping):
+        return {name: to_json(member, f"{pointer}/{escape(str(name))}") for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(member, f"{pointer}/{position}") for position, member in enumerate(value)]
+    if isinstance(value, float):
+        raise InvalidEvent(
+            'is a float; pass a Decimal or a decimal string instead, such as Decimal("0.87")', pointer=pointer
+        )
+    if isinstance(value, Decimal):
+        return _decimal_string(value, pointer)
+    return value.value if isinstance(value, StrEnum | IntEnum) else value
+
+
+def _decimal_string(value: Decimal, pointer: str) -> str:
+    if not value.is_finite():
+        raise InvalidEvent("is a Decimal that is not a finite number", pointer=pointer)
+    return format(value, "f") if value else "0"

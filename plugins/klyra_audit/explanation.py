@@ -2,102 +2,133 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
-import jsonschema
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from klyra_audit.catalog import ENTRY_SCHEMA
-from klyra_audit.errors import InvalidEvent
 from klyra_audit.format.canonical import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Mapping, Sequence
 
     from jsonschema import ValidationError
 
-    from klyra_audit.catalog import Catalog
     from klyra_audit.format.canonical import JsonObject
 
-_TEMPLATES = {
-    "const": "must be {!r}",
-    "enum": "must be one of {!r}",
-    "minLength": "is too short",
-    "maxLength": "is longer than {} characters",
-    "minimum": "is less than {}",
-    "maximum": "is more than {}",
-    "format": "is not a valid {}",
-    "pattern": "does not have the form {}",
-    "not": "has a character that may not stand there",
+# Of several faults at one place the first of these is named; any other keyword comes after them.
+_PRECEDENCE: Final = ("type", "required", "additionalProperties", "const", "enum", "minLength", "maxLength")
+
+_KINDS: Final = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "an object",
 }
+_SENTENCES: Final = {
+    "required": "is required",
+    "additionalProperties": "is not a member that may stand here",
+}
+_LIMITS: Final = {
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "must have at most {} characters",
+    "minItems": "must have at least {} items",
+    "maxItems": "must have at most {} items",
+    "minProperties": "must have at least {} members",
+    "maxProperties": "must have at most {} members",
+}
+_LOWER_LIMITS: Final = ("minLength", "minItems", "minProperties")
+_DESCRIBED: Final = frozenset({"pattern", "format", "not", "anyOf", "oneOf"})
+_MAX_NAME = 128
 
 
-class Explainer:
-    """Slow and precise: asked only about documents that are known to be invalid."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a document.
 
-    def __init__(self, catalog: Catalog) -> None:
-        schemas = catalog.schemas()
-        entry = schemas[ENTRY_SCHEMA]
-        registry: Registry[Any] = Registry().with_resource(entry["$id"], DRAFT202012.create_resource(entry))
-        checker = FormatChecker(["date-time", "ipv4", "ipv6"])
-        self._validators = {
-            (item.schema, name): Draft202012Validator(
-                schemas[item.schema_id], registry=registry, format_checker=checker
-            )
-            for name, item in catalog.event_types.items()
-        }
+    Attributes:
+        pointer: JSON Pointer (RFC 6901) to the deepest member concerned, present or missing.
+        reason: the rest of a sentence that begins with the pointer.
+    """
 
-    def errors(self, document: JsonObject) -> list[ValidationError]:
-        """Return everything wrong with a document of a known type, the most telling first."""
-        validator = self._validators[document["schema"], document["event_type"]]
-        return sorted(validator.iter_errors(document), key=jsonschema.exceptions.relevance, reverse=True)
+    pointer: str
+    reason: str
 
-    def explain(self, document: JsonObject) -> InvalidEvent:
-        """Return the error to raise for an invalid document."""
-        found = self.errors(document)
-        if not found:
-            return InvalidEvent("breaks its schema")
-        error = found[0]
-        pointer = _pointer(error.absolute_path)
-        if error.validator == "required":
-            return InvalidEvent("is required", pointer=f"{pointer}/{escape(_missing(error))}")
-        if error.validator == "additionalProperties":
-            return InvalidEvent("is not a member that may stand here", pointer=f"{pointer}/{escape(_extra(error))}")
-        return InvalidEvent(_reason(error), pointer=pointer)
+
+def slow_validator(schema: JsonObject, *others: JsonObject) -> Draft202012Validator:
+    """Return a validator that can explain; `others` are what the schema refers to. Nothing is ever fetched."""
+    registry: Registry[Any] = Registry().with_resources(
+        (other["$id"], DRAFT202012.create_resource(other)) for other in others
+    )
+    return Draft202012Validator(schema, registry=registry, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+def first_fault(validator: Draft202012Validator, document: object) -> Fault | None:
+    """Return the fault that lies deepest, and of several such the same one every time; None if there is none."""
+    faults = [_locate(error) for error in validator.iter_errors(document)]
+    if not faults:
+        return None
+    path, _, error = min(faults, key=lambda located: (-len(located[0]), located[0], located[1]))
+    return Fault("".join(f"/{escape(part)}" for part in path), _reason(error))
+
+
+def _locate(error: ValidationError) -> tuple[list[str], int, ValidationError]:
+    """Return the path of the member concerned, which may be one that is missing or one too many, and the rank."""
+    path = [str(part) for part in error.absolute_path]
+    if error.validator == "required":
+        path.append(_missing(error))
+    elif error.validator == "additionalProperties":
+        path.append(_surplus(error))
+    keyword = str(error.validator)
+    return path, _PRECEDENCE.index(keyword) if keyword in _PRECEDENCE else len(_PRECEDENCE), error
+
+
+def _missing(error: ValidationError) -> str:
+    wanted: list[str] = error.validator_value  # type: ignore[assignment] # of `required`
+    found: JsonObject = error.instance  # type: ignore[assignment] # `required` applies to objects alone
+    return next(name for name in wanted if name not in found)
+
+
+def _surplus(error: ValidationError) -> str:
+    """Return the first member that may not be there. Its name is the sender's, so it is cut short."""
+    schema: JsonObject = error.schema  # type: ignore[assignment] # one with `additionalProperties` is no boolean
+    found: JsonObject = error.instance  # type: ignore[assignment] # `additionalProperties` applies to objects alone
+    return min(name for name in found if name not in schema.get("properties", {}))[:_MAX_NAME]
 
 
 def _reason(error: ValidationError) -> str:
     keyword = str(error.validator)
     wanted: Any = error.validator_value
-    if keyword == "type" and isinstance(error.instance, float):
-        return "is a floating-point number; scores and other fractions are decimal strings"
-    if keyword == "type":
-        return f"must be of type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
-    if keyword == "anyOf":
-        return "is neither an IPv4 nor an IPv6 address" if _is_address(error) else "has none of the allowed forms"
-    template = _TEMPLATES.get(keyword, f"breaks the rule {keyword} of its schema")
-    return template.format(wanted)
+    schema: Any = error.schema
+    if keyword in _SENTENCES:
+        return _SENTENCES[keyword]
+    if keyword in _CHOICES:
+        return f"must be {_any_of(_CHOICES[keyword](wanted))}"
+    if keyword in _LIMITS:
+        return "must not be empty" if keyword in _LOWER_LIMITS and wanted == 1 else _LIMITS[keyword].format(wanted)
+    if keyword in _DESCRIBED and "description" in schema:
+        return f"must be {schema['description']}"
+    return f"breaks the rule {keyword} of its schema"
 
 
-def _is_address(error: ValidationError) -> bool:
-    return isinstance(error.validator_value, list) and all("format" in str(item) for item in error.validator_value)
+def _kinds(wanted: str | list[str]) -> list[str]:
+    return [_KINDS[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted)]
 
 
-def _missing(error: ValidationError) -> str:
-    instance: Any = error.instance
-    wanted: Any = error.validator_value
-    return next((name for name in wanted if name not in instance), "")
+def _any_of(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
-def _extra(error: ValidationError) -> str:
-    """Return the first member that may not be there; its name is the sender's, so it is cut short."""
-    known: Any = error.schema
-    instance: Any = error.instance
-    allowed = known.get("properties", {}) if isinstance(known, dict) else {}
-    return next((str(name)[:128] for name in instance if name not in allowed), "")
-
-
-def _pointer(path: Iterable[str | int]) -> str:
-    return "".join(f"/{escape(str(part))}" for part in path)
+_CHOICES: Final[Mapping[str, Callable[[Any], list[str]]]] = {
+    "type": _kinds,
+    "const": lambda wanted: [str(wanted)],
+    "enum": lambda wanted: [str(word) for word in wanted],
+}

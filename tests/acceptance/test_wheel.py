@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 START_SECONDS = 60
 STOP_SECONDS = 30
 NO_NETWORK = re.compile(r"NewConnectionError|ConnectTimeout|ProxyError|NameResolutionError|Retrying \(")
-LISTEN = {f"KLYRA_{name}__LISTEN": "127.0.0.1:0" for name in ("API", "OTLP__HTTP", "OTLP__GRPC", "FORWARD")}
+LISTEN = {f"KLYRA_{name}__LISTEN": "127.0.0.1:0" for name in ("API", "OTLP__HTTP")}
 EMIT = """
 import sys
 from klyra_audit import Actor, AuditEmitter, events
 
 with AuditEmitter(sys.argv[1], api_key=sys.argv[2], organization_id="org_wheel") as audit:
-    audit.emit(events.moderation_created(actor=Actor.user("usr_1"), moderation_id="mod_1"))
+    audit.emit(events.moderation_created(actor=Actor.user("usr_1"), moderation_id="mod_1", content_type="text"))
 """
 
 
@@ -57,8 +57,8 @@ def install(
             # Without pip of its own: ours installs into it, and a Debian Python needs no further package.
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
             done = run(
-                *(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--retries", "1"),
-                *("--only-binary", ":all:", "-c", repository / "constraints.txt", f"{wheel}{extras}"),
+                *(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--no-compile"),
+                *("--retries", "1", "--only-binary", ":all:", "-c", repository / "constraints.txt", f"{wheel}{extras}"),
                 cwd=folder,
             )
             require_peer("a package registry", done.returncode == 0 or not NO_NETWORK.search(done.stderr))

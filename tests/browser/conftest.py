@@ -8,15 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
-from browser.served import ACME, OPERATOR, FaultyStore, Site, history, serving
 
+from browser.served import ACME, OPERATOR, FaultyStore, Site, history
 from klyra_audit.catalog import Catalog
 from klyra_collector.config import Settings
 from klyra_collector.query.app import create_app
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.registry.registry import wall_us
+from support.api import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 10_000
+GRACE_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
     catalog = Catalog.load()
     with contextlib.ExitStack() as stack:
         registry = stack.enter_context(Registry.open(settings.registry_url, catalog))
-        store = stack.enter_context(contextlib.closing(FaultyStore(settings.data_directory.store)))
+        store = stack.enter_context(contextlib.closing(FaultyStore.open(settings.data_directory.store)))
         registry.create_organization(ACME.organization_id, ACME.plan, by=OPERATOR)
         app = create_app(
             registry=registry,
@@ -53,23 +56,33 @@ def site(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
             policies=Policies.load(),
             dashboard=repository / "dashboards" / "web",
             clock=wall_us,
+            cursor_key=bytes(range(32)),
         )
-        site = Site(stack.enter_context(serving(app)), settings, catalog, registry, store)
+        site = Site(stack.enter_context(serving(app)) + "/", settings, catalog, registry, store)
         site.seal(history(datetime.now(UTC)))
         yield site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True)
+def leaves_no_process() -> None:
+    """A closed page's processes take their time; `browser` makes sure of all of them at its end."""
+
+
+@pytest.fixture(scope="module")
 def browser(require_peer: Callable[[str, object], None]) -> Iterator[Browser]:
-    """Chromium."""
+    """Chromium, which must leave no process behind."""
     require_peer("playwright", importlib.util.find_spec("playwright"))
     require_peer("chromium", CHROMIUM.exists())
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - may be missing
 
+    before = set(psutil.Process().children(recursive=True))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
+        started = set(psutil.Process().children(recursive=True)) - before
         browser.close()
+    _, left = psutil.wait_procs(started, timeout=GRACE_SECONDS)
+    assert not left
 
 
 @pytest.fixture

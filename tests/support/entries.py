@@ -98,9 +98,7 @@ class MemoryLedger:
         parts, salts = Sections(core), Salts.draw()
         proofs = sections.commitments(parts, salts)
         expire_day = timestamps.day_of(ingest_us) + 1 + RETENTION_DAYS
-        record = self._leaf(
-            ORIGIN, Kind.QUARANTINE, 0, expire_day, organization_id, ingest_us, proofs.event_commit()
-        )
+        record = self._leaf(ORIGIN, Kind.QUARANTINE, 0, expire_day, organization_id, ingest_us, proofs.event_commit())
         return self._add(replace(record, body=BodyFrame(record.index, parts, salts, proofs)))
 
     def control(

@@ -117,11 +117,11 @@ def open_ledger(root: Path, clock: SetClock, disk: Disk | None = None) -> Ledger
     return Ledger.open(DataDirectory(root), disk or Disk(), clock, OPTIONS)
 
 
-def read_all(root: Path) -> list[SealedRecord]:
-    """Return every committed record of the newest shard, as a follower sees it."""
+def read_all(root: Path, start: int = 0) -> list[SealedRecord]:
+    """Return every committed record of the newest shard from `start` on, as a follower sees it."""
     reader = LedgerReader(DataDirectory(root).ledger)
     try:
         origin = reader.origins()[-1]
-        return reader.read(origin, 0, reader.committed(origin))
+        return reader.read(origin, start, reader.committed(origin))
     finally:
         reader.close()

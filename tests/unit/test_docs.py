@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
+
+from klyra_collector import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -42,6 +46,28 @@ def make_targets() -> dict[str, str]:
     listing = subprocess.run(["make", "-s", "help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     rows = (line.removeprefix("make ").split(maxsplit=1) for line in listing.splitlines())
     return dict(rows)
+
+
+def program_commands(path: Path) -> list[list[str]]:
+    """Return the words of every `klyra-audit` command that a document has a reader type."""
+    lines = [line.removeprefix(".venv/bin/") for line in commands(path)]
+    typed = [re.split(r"[|>;&]", line)[0] for line in lines if line.startswith("klyra-audit ")]
+    return [shlex.split(line)[1:] for line in typed]
+
+
+def complaint(words: list[str]) -> str | None:
+    """Return what is wrong with a command line: a command or an option that does not exist."""
+    name, *rest = words
+    if name.startswith("-") or name not in cli._COMMANDS:
+        return None if name in {"--help", "--version"} else f"there is no command {name}"
+    command = typer.main.get_command(cli._load(name))
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    if getattr(command, "commands", None) and rest[:1] != ["--help"]:
+        return f"{' '.join(words)}: {' '.join(rest[:1]) or 'nothing'} is not one of {sorted(command.commands)}"
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    unknown = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
+    return f"{' '.join(words)}: unknown {unknown}" if unknown else None
 
 
 def relative(path: Path) -> str:
@@ -80,6 +106,20 @@ def test_every_json_block_parses(path: Path) -> None:
     for language, text in fenced(path):
         if language == "json":
             json.loads(text)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_every_program_command_written_down_exists(path: Path) -> None:
+    """A document has a reader type only commands and options that `klyra-audit` knows."""
+    assert not [found for words in program_commands(path) if (found := complaint(words))]
+
+
+@pytest.mark.parametrize(
+    "line", ["frobnicate", "org", "org frobnicate", "org create org_x --frobnicate", "serve --frobnicate=1"]
+)
+def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
+    """The check above refuses an unknown command, subcommand or option."""
+    assert complaint(shlex.split(line))
 
 
 def test_the_readme_names_the_two_commands() -> None:

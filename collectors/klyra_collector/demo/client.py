@@ -25,7 +25,7 @@ class Stopped(Exception):  # noqa: N818 - a request to end, not an error
     """Whoever runs the traffic wants it to end."""
 
 
-class UnexpectedAnswer(KlyraError):
+class UnexpectedAnswer(KlyraError):  # noqa: N818 - named for what happened, as all errors here
     """The service answered otherwise than the script has it."""
 
     code = "unexpected_answer"
@@ -86,7 +86,7 @@ class ServiceClient:
             try:
                 response = self._client.request(method, path, json=body, headers=caller.headers())
             except httpx.TransportError as error:
-                self._wait(f"{method} {path}: {error or type(error).__name__}")
+                self._wait(f"{method} {path}: {error!r}")
                 continue
             if response.status_code == _UNAVAILABLE:
                 self._wait(f"{method} {path}: {response.text}")

@@ -6,13 +6,19 @@ import contextlib
 import errno
 import socket
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydantic import BaseModel
 
 from klyra_audit.errors import Paused
+from klyra_collector.config import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from klyra_collector.config import Settings
+
+Section = TypeVar("Section", bound=BaseModel)
 
 _TRIED: Final = 20  # neighbours of a taken port, before any port will do
 _MAX_PORT: Final = 65535
@@ -24,19 +30,17 @@ class CannotListen(Paused):
     code = "cannot_listen"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A host and a port; port 0 asks for any."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+def listeners(settings: Settings) -> dict[str, Listener]:
+    """Return every place that the settings have servers listen on, by the setting's name."""
+    return dict(_listeners(settings, ""))
 
 
-def choose(wanted: Mapping[str, Place]) -> dict[str, Place]:
+def with_listeners(settings: Settings, chosen: Mapping[str, Listener]) -> Settings:
+    """Return settings that listen where `chosen` says; names are those of `listeners`."""
+    return _replaced(settings, "", chosen)
+
+
+def choose(wanted: Mapping[str, Listener]) -> dict[str, Listener]:
     """Return a free place for each name: the one wanted, else the nearest free port above it, else any.
 
     All of them are held until the last is chosen, so they differ from each other. Another program can still take
@@ -46,33 +50,54 @@ def choose(wanted: Mapping[str, Place]) -> dict[str, Place]:
         CannotListen: a host is not one of this machine's.
     """
     with ExitStack() as held:
-        return {name: _choose(name, place, held) for name, place in wanted.items()}
+        return {name: _choose(name, listener, held) for name, listener in wanted.items()}
 
 
-def _choose(name: str, wanted: Place, held: ExitStack) -> Place:
+def _choose(name: str, wanted: Listener, held: ExitStack) -> Listener:
     nearby = range(wanted.port, min(wanted.port + _TRIED, _MAX_PORT + 1)) if wanted.port else ()
     for port in (*nearby, 0):
         try:
-            bound = _bind(Place(wanted.host, port))
+            bound = held.enter_context(_bound(wanted.host, port))
         except OSError as error:
             if error.errno in {errno.EADDRINUSE, errno.EACCES}:
                 continue
             raise CannotListen(
-                f"Cannot listen on {wanted} for {name}: {error.strerror}.",
+                f"Cannot listen on {wanted.listen} for {name}: {error.strerror}.",
                 remedy="Name a host of this machine, such as 127.0.0.1.",
             ) from error
-        held.enter_context(bound)
-        return Place(wanted.host, bound.getsockname()[1])
+        return Listener(listen=f"{wanted.listen.rpartition(':')[0]}:{bound.getsockname()[1]}")
     raise CannotListen(f"No port of {wanted.host} is free for {name}.", remedy="Close a program that listens there.")
 
 
-def _bind(place: Place) -> socket.socket:
-    """Return a listening socket, bound as a server binds."""
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that listens as a server would."""
     with contextlib.ExitStack() as undo:
-        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((place.host, place.port))
+        bound.bind((host, port))
         bound.listen()
         undo.pop_all()
         return bound
+
+
+def _listeners(section: BaseModel, prefix: str) -> list[tuple[str, Listener]]:
+    found: list[tuple[str, Listener]] = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Listener):
+            found.append((f"{prefix}{name}.listen", value))
+        elif isinstance(value, BaseModel):
+            found += _listeners(value, f"{prefix}{name}.")
+    return found
+
+
+def _replaced(section: Section, prefix: str, chosen: Mapping[str, Listener]) -> Section:
+    members: dict[str, BaseModel] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Listener):
+            members[name] = chosen.get(f"{prefix}{name}.listen", value)
+        elif isinstance(value, BaseModel):
+            members[name] = _replaced(value, f"{prefix}{name}.", chosen)
+    return section.model_copy(update=members)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import orjson
@@ -64,7 +64,7 @@ class CursorCodec:
 
     def encode(self, cursor: Cursor, listing: Listing) -> str:
         """Return the text of a cursor."""
-        payload = orjson.dumps([*cursor.after, dict(cursor.snapshot)])
+        payload = orjson.dumps([*astuple(cursor.after), dict(cursor.snapshot)])
         return base64.urlsafe_b64encode(self._tag(payload, listing) + payload).rstrip(b"=").decode()
 
     def decode(self, text: str, listing: Listing) -> Cursor:

@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-
 from starlette.responses import Response
 from starlette.routing import Route
 

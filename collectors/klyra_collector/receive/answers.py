@@ -72,13 +72,13 @@ def receipts(accepted: Accepted) -> Response:
 
 
 def failure(error: KlyraError, media_type: str) -> Response:
-    """Return the answer of `/v1/logs` to an error, a google.rpc.Status in the request's encoding."""
+    """Return the answer of `/v1/logs` to an error, a google.rpc.Status in the request's encoding if we know it."""
     http_status, code = _status_of(error)
-    if media_type == JSON:
-        content = orjson.dumps({"code": code, "message": str(error)})
-    else:
+    if media_type == PROTOBUF:
         content = RpcStatus(code=code, message=str(error)).SerializeToString()
-    return Response(content, http_status, _headers(error), media_type)
+        return Response(content, http_status, _headers(error), PROTOBUF)
+    content = orjson.dumps({"code": code, "message": str(error)})
+    return Response(content, http_status, _headers(error), JSON)
 
 
 def audit_failure(error: KlyraError) -> Response:

@@ -33,8 +33,13 @@ class MalformedRequest(Rejected):
     code = "malformed_request"
 
 
-class DuplicateAttribute(Exception):  # noqa: N818 - read as what it found
-    """One record has the same attribute key twice; which of them counts is anyone's guess."""
+class DuplicateAttribute(MalformedRequest):
+    """The same attribute key stands twice; which of them counts is anyone's guess."""
+
+    code = "duplicate_attribute"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"Attribute {key[:128]!r} stands twice in one place.", remedy="Send each key once.")
 
 
 class OwnForm(NamedTuple):
@@ -356,7 +361,9 @@ def _object(value: object, what: str) -> dict[str, Any]:
 
 
 def _objects(members: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    listed = members.get(name) or []
+    listed = members.get(name)
+    if listed is None:
+        return []
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise MalformedRequest(f"{name} is not a list of objects.")
     return listed

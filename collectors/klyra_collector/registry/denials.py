@@ -16,6 +16,7 @@ from sqlalchemy import and_, select
 
 from klyra_audit.timestamps import MICROSECONDS
 from klyra_collector.registry import self_audit
+from klyra_collector.registry.origin import Origin
 from klyra_collector.registry.reads import CLOSED_AT_ONCE, is_over
 from klyra_collector.registry.tables import DENIAL_WINDOWS
 
@@ -42,16 +43,14 @@ class Denial:
         endpoint: what was tried, as a route and never as sent: else each spelling would be an entry of its own.
         key_id: whose attempt, "" where none is known.
         organization_id: in whose chain it is told; the operator's own name where none is known.
-        client_ip: from where, if known.
-        user_agent: with what, if known.
+        origin: from where.
     """
 
     reason: str
     endpoint: str
     key_id: str
     organization_id: str
-    client_ip: str | None
-    user_agent: str | None
+    origin: Origin
 
     @property
     def window(self) -> Window:
@@ -139,8 +138,8 @@ class Denials:
             return
         newest = {
             "reason": denial.reason,
-            "client_ip": denial.client_ip,
-            "user_agent": denial.user_agent,
+            "client_ip": denial.origin.client_ip,
+            "user_agent": denial.origin.user_agent,
             "attempts": row["attempts"] + attempts,
         }
         connection.execute(DENIAL_WINDOWS.update().where(_is(denial.window)).values(**newest))
@@ -191,8 +190,8 @@ def _columns(denial: Denial, now: int) -> dict[str, str | int | None]:
         "key_id": denial.key_id,
         "endpoint": denial.endpoint,
         "reason": denial.reason,
-        "client_ip": denial.client_ip,
-        "user_agent": denial.user_agent,
+        "client_ip": denial.origin.client_ip,
+        "user_agent": denial.origin.user_agent,
         "opened_at": now,
         "attempts": 0,
     }
@@ -204,6 +203,5 @@ def _denial(row: RowMapping) -> Denial:
         endpoint=row["endpoint"],
         key_id=row["key_id"],
         organization_id=row["organization_id"],
-        client_ip=row["client_ip"],
-        user_agent=row["user_agent"],
+        origin=Origin(row["client_ip"], row["user_agent"]),
     )

@@ -16,6 +16,7 @@ from sqlalchemy import or_, select
 from klyra_audit.event import Actor
 from klyra_audit.timestamps import MICROSECONDS
 from klyra_collector.registry import self_audit
+from klyra_collector.registry.origin import Origin
 from klyra_collector.registry.tables import READ_WINDOWS
 
 if TYPE_CHECKING:
@@ -39,23 +40,21 @@ class Read:
         actor: the key or session that read.
         filters: the canonical filters, JSON.
         returned: how many entries the answer held.
-        client_ip: from where, if known.
-        user_agent: with what, if known.
+        origin: from where.
     """
 
     organization_id: str
     actor: Actor
     filters: Mapping[str, Any]
     returned: int
-    client_ip: str | None
-    user_agent: str | None
+    origin: Origin
 
     def window(self) -> bytes:
         """Return what this read has in common with those it is merged with.
 
         The address counts: a key used from a second place is a new entry, not one more read.
         """
-        parts = [self.organization_id, self.actor.type, self.actor.id, self.client_ip, dict(self.filters)]
+        parts = [self.organization_id, self.actor.type, self.actor.id, self.origin.client_ip, dict(self.filters)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
 
 
@@ -135,8 +134,8 @@ def _columns(read: Read, window: bytes, now: int) -> dict[str, Any]:
         "actor_id": read.actor.id,
         "actor_name": read.actor.name,
         "filters": dict(read.filters),
-        "client_ip": read.client_ip,
-        "user_agent": read.user_agent,
+        "client_ip": read.origin.client_ip,
+        "user_agent": read.origin.user_agent,
         "opened_at": now,
         "last_at": now,
         "reads": 1,
@@ -150,7 +149,6 @@ def _merged(row: RowMapping) -> MergedReads:
         actor=Actor(row["actor_type"], row["actor_id"], row["actor_name"]),
         filters=row["filters"],
         returned=row["returned"],
-        client_ip=row["client_ip"],
-        user_agent=row["user_agent"],
+        origin=Origin(row["client_ip"], row["user_agent"]),
     )
     return MergedReads(read=read, reads=row["reads"], opened_at=row["opened_at"], last_at=row["last_at"])

@@ -12,6 +12,7 @@ from klyra_collector.registry.denials import MAX_ENDPOINT_CHARACTERS, Denial, De
 from klyra_collector.registry.keys import KeyRequest, Keys
 from klyra_collector.registry.last_use import LastUse
 from klyra_collector.registry.organizations import Organizations
+from klyra_collector.registry.origin import Origin
 from klyra_collector.registry.outbox import Outbox
 from klyra_collector.registry.policies import Policies
 from klyra_collector.registry.reads import Read, Reads
@@ -321,8 +322,7 @@ class Registry:
                 actor=actor,
                 filters=filters,
                 returned=returned,
-                client_ip=client_ip,
-                user_agent=user_agent,
+                origin=Origin.of(client_ip, user_agent),
             )
         )
 
@@ -352,8 +352,7 @@ class Registry:
                 endpoint=endpoint[:MAX_ENDPOINT_CHARACTERS],
                 key_id=key_id or "",
                 organization_id=organization_id or OPERATOR_ORGANIZATION_ID,
-                client_ip=client_ip,
-                user_agent=user_agent,
+                origin=Origin.of(client_ip, user_agent),
             )
         )
 

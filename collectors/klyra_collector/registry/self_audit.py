@@ -53,10 +53,11 @@ def key_revoked(by: Actor, key: ApiKey) -> AuditEvent:
     return _event("api_key.revoked", by, _key(key), "delete", _key_metadata(key))
 
 
-def session_created(session: Session) -> AuditEvent:
-    """A browser signed in."""
+def session_created(session: Session, method: str) -> AuditEvent:
+    """A browser signed in; `method` is key or link."""
     metadata = {
         "scopes": in_order(session.scopes),
+        "method": method,
         "expires_at": timestamps.from_microseconds(session.expires_at),
     }
     return _event("session.created", session.actor, Resource("session", session.session_id), "create", metadata)
@@ -64,14 +65,14 @@ def session_created(session: Session) -> AuditEvent:
 
 def queried(read: Read) -> AuditEvent:
     """Entries were read."""
-    metadata = {**_origin(read), "filters": dict(read.filters), "returned": read.returned}
+    metadata = {**read.origin.metadata(), "filters": dict(read.filters), "returned": read.returned}
     return _event("audit_log.queried", read.actor, _log(read.organization_id), "read", metadata)
 
 
 def queries_merged(merged: MergedReads) -> AuditEvent:
     """Entries were read several times in one window, the first of which has an entry of its own already."""
     metadata = {
-        **_origin(merged.read),
+        **merged.read.origin.metadata(),
         "filters": dict(merged.read.filters),
         "returned": merged.read.returned,
         "reads": merged.reads,
@@ -83,7 +84,7 @@ def queries_merged(merged: MergedReads) -> AuditEvent:
 
 def access_denied(denial: Denial, attempts: int) -> AuditEvent:
     """Access was refused, `attempts` times since the last such entry."""
-    metadata = {**_origin(denial), "reason": denial.reason, "attempts": attempts}
+    metadata = {**denial.origin.metadata(), "reason": denial.reason, "attempts": attempts}
     actor = Actor.api_key(denial.key_id or _UNKNOWN_KEY)
     return _event("access.denied", actor, Resource("endpoint", denial.endpoint), "read", metadata, status="failure")
 
@@ -118,8 +119,3 @@ def _key_metadata(key: ApiKey) -> dict[str, Any]:
 def _log(organization_id: str) -> Resource:
     return Resource("audit_log", organization_id)
 
-
-def _origin(request: Read | Denial) -> dict[str, Any]:
-    """Return where a request came from, as far as is known."""
-    known = {"client_ip": request.client_ip, "user_agent": request.user_agent}
-    return {name: value for name, value in known.items() if value is not None}

@@ -130,7 +130,7 @@ class Sessions:
                 raise SignInRefused("expired")
             connection.execute(SIGN_INS.update().where(same).values(used_at=now))
             opened = _session(row, now, key)
-            return opened, self._keep(connection, opened)
+            return opened, self._keep(connection, opened, "link")
 
     def open(self, key: ApiKey) -> tuple[Session, str]:
         """Open a session with a key that has just authenticated; return it with its cookie."""
@@ -145,7 +145,7 @@ class Sessions:
             expires_at=_end(now, SESSION_LIFETIME // timedelta(microseconds=1), key),
         )
         with self._database.writing() as connection:
-            return opened, self._keep(connection, opened)
+            return opened, self._keep(connection, opened, "key")
 
     def get(self, cookie: str) -> Session | None:
         """Return the session of a cookie, None if there is none, it has ended or its key has."""
@@ -162,7 +162,7 @@ class Sessions:
         with self._database.writing() as connection:
             connection.execute(SESSIONS.delete().where(SESSIONS.c.sha256 == digest_of(cookie)))
 
-    def _keep(self, connection: Connection, session: Session) -> str:
+    def _keep(self, connection: Connection, session: Session, method: str) -> str:
         """Write a session and its event; return its cookie."""
         cookie = secrets.token_urlsafe(_SECRET_BYTES)
         row = {
@@ -177,7 +177,7 @@ class Sessions:
         }
         _prune(connection, SESSIONS, session.created_at)
         connection.execute(SESSIONS.insert().values(row))
-        self._outbox.add_event(connection, session.organization_id, self_audit.session_created(session))
+        self._outbox.add_event(connection, session.organization_id, self_audit.session_created(session, method))
         return cookie
 
 

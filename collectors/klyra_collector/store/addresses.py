@@ -35,7 +35,7 @@ def text_of(addresses: AddressRange) -> str:
     low, high = (_address(key, mapped=mapped) for key in (addresses.low, addresses.high))
     if low == high:
         return str(low)
-    (network,) = ipaddress.summarize_address_range(low, high)  # type: ignore[type-var] # both of one version
+    (network,) = ipaddress.summarize_address_range(low, high)
     return str(network)
 
 

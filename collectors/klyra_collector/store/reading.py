@@ -14,7 +14,7 @@ from klyra_collector.store.statements import Conditions
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from klyra_collector.store.searching import Filters, Search
     from klyra_collector.store.statements import Value
@@ -34,7 +34,7 @@ class Reader:
         """Return origin → size of what has been applied."""
         return dict(self._connection.execute("SELECT origin, next_index FROM origins ORDER BY origin"))
 
-    def find(self, search: Search, limit: int | None) -> Iterator[Found]:
+    def find(self, search: Search, limit: int | None) -> Generator[Found, None, None]:
         """Yield the entries of a search, the first `limit` or all, in its order."""
         positions = self._positions()
         conditions = self._conditions(search, positions)

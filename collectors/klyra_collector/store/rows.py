@@ -35,7 +35,7 @@ class Row(NamedTuple):
     """An entry with everything that filters, order and retention look at. A tuple, since one is made per event.
 
     Attributes:
-        index: of the leaf in its shard.
+        leaf_index: place of the leaf in its shard.
         client_ip: 16-byte key of `metadata.client_ip`, None without an address there.
         expire_day: the leaf's; an EXTEND may move it later.
         sealing_day: UTC day on which it was sealed.
@@ -43,7 +43,7 @@ class Row(NamedTuple):
         entry: JSON text of the eight members, in the product page's order.
     """
 
-    index: int
+    leaf_index: int
     organization_id: str
     org_ref: bytes
     id: str

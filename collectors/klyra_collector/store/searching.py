@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 Order = Literal["asc", "desc"]
 
 
-class SortKey(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class SortKey:
     """Where an entry stands among all others; ties of time are broken by the place in the ledger.
 
     Attributes:

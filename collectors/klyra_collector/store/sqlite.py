@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Self
 
 from klyra_collector.store.reading import Reader
@@ -77,7 +77,8 @@ class SqliteStore:
                 connection.execute("BEGIN")
                 reader = Reader(connection)
                 reader.snapshot()  # the first read fixes what the transaction sees
-                yield reader.find(search, None)
+                with closing(reader.find(search, None)) as found:
+                    yield found
             finally:
                 connection.close()
 

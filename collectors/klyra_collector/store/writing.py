@@ -42,6 +42,7 @@ _ERASE = (
     "UPDATE entries SET actor_id = ?, resource_id = ?, client_ip = ?, entry = ? WHERE position = ? AND organization = ?"
 )
 _EXTENDED = "organization = ? AND position BETWEEN ? AND ? AND org_seq BETWEEN ? AND ?"
+_NAMED = f"SELECT position FROM entries WHERE {_EXTENDED} ORDER BY position"  # noqa: S608 - as above
 _EXTEND = f"UPDATE entries SET expire_day = max(expire_day, sealing_day + 1 + ?) WHERE {_EXTENDED}"  # noqa: S608 - as above
 _KEEP = "INSERT OR IGNORE INTO kept_days (organization, expire_day, sealing_day)"
 _KEEP_DAY = f"{_KEEP} VALUES (?, ?, ?)"
@@ -86,7 +87,7 @@ class Writer:
             for extension in batch.extensions:
                 self._extend(positions, extension)
             for origin, row in batch.erased:
-                self._erase(positions.of(origin, row.index), row)
+                self._erase(positions.of(origin, row.leaf_index), row)
             self._connection.execute(
                 "UPDATE origins SET next_index = ?, applied_us = ? WHERE origin = ?",
                 (batch.end, batch.applied_us, batch.origin),
@@ -101,11 +102,9 @@ class Writer:
                 return []
             found: list[int] = []
             for bounds in ranges:
-                found += self._connection.execute(
-                    f"SELECT position FROM entries WHERE {_EXTENDED} ORDER BY position",  # noqa: S608 - as above
-                    (organization, *positions.span(origin), *bounds),
-                )
-        return [positions.place(position)[1] for (position,) in found]  # type: ignore[misc] # rows of one column
+                rows = self._connection.execute(_NAMED, (organization, *positions.span(origin), *bounds))
+                found += [positions.place(position)[1] for (position,) in rows]
+        return found
 
     def delete_expired(self, today: int, limit: int) -> int:
         """Delete up to `limit` entries that are past their effective expiry day; return how many."""
@@ -147,7 +146,7 @@ class Writer:
     def _values(self, first: int, row: Row) -> _Values:
         word = self._word
         return (
-            first | row.index,
+            first | row.leaf_index,
             self._organization(row.organization_id, row.org_ref),
             row.id,
             1,

@@ -148,3 +148,26 @@ def test_an_unheard_of_clock_change_does_not_stop_telling(registry, told, clock)
     clock.advance(days=-1)
     deny(registry)
     assert attempts(told.new_documents()) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told_as"),
+    [
+        ({"client_ip": "fe80::1%eth0"}, {"client_ip": "fe80::1"}),
+        ({"client_ip": "/run/klyra.sock"}, {}),
+        ({"client_ip": ""}, {}),
+        ({"user_agent": "a\0b"}, {"user_agent": "ab"}),
+        ({"user_agent": "x" * 100_000}, {"user_agent": "x" * 1024}),
+        ({"user_agent": "\ud800"}, {"user_agent": "?"}),
+        ({"user_agent": ""}, {}),
+    ],
+)
+def test_nothing_a_client_sends_keeps_its_refusal_out_of_the_log(registry, told, sent, told_as) -> None:
+    """What an entry cannot hold is cut off or left out."""
+    deny(registry, **sent)
+    (document,) = told.new_documents()
+    assert {name: document["metadata"].get(name) for name in ("client_ip", "user_agent")} == {
+        "client_ip": None,
+        "user_agent": None,
+        **told_as,
+    }

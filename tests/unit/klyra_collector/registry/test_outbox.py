@@ -17,6 +17,7 @@ from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_audit.event import Actor, AuditEvent, Resource
 from klyra_collector.registry import self_audit
 from klyra_collector.registry.denials import Denial
+from klyra_collector.registry.origin import Origin
 
 KILLED_AFTER_COMMITTING = """
 import os, signal, sys
@@ -33,9 +34,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def event(**changes) -> AuditEvent:
     """Return an event of the product about itself."""
-    denial = Denial(
-        reason="revoked", endpoint="/v1/logs", key_id="", organization_id="org_a", client_ip=None, user_agent=None
-    )
+    origin = Origin(None, None)
+    denial = Denial(reason="revoked", endpoint="/v1/logs", key_id="", organization_id="org_a", origin=origin)
     made = self_audit.access_denied(denial, 1)
     members = {name: getattr(made, name) for name in ("event_type", "actor", "resource", "action", "status", "metadata")}
     return AuditEvent(**{**members, **changes})

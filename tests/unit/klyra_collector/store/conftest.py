@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.entries import TODAY_US, MemoryLedger
 
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
+from support.entries import TODAY_US, MemoryLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,16 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from support.entries import (
-    ACME,
-    ORIGIN,
-    RETENTION_DAYS,
-    TODAY,
-    TODAY_US,
-    MemoryLedger,
-    document,
-    organization_reference,
-)
 
 from klyra_audit.errors import Halted, RetryLater
 from klyra_audit.format import canonical
@@ -28,6 +18,16 @@ from klyra_collector.store.rows import RecordUnusable
 from klyra_collector.store.schema import StoreBusy
 from klyra_collector.store.searching import Filters, Search
 from klyra_collector.store.sqlite import SqliteStore
+from support.entries import (
+    ACME,
+    ORIGIN,
+    RETENTION_DAYS,
+    TODAY,
+    TODAY_US,
+    MemoryLedger,
+    document,
+    organization_reference,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,27 +276,21 @@ class TestTampering:
         with pytest.raises(RecordUnusable, match=f"Record 0 of {ORIGIN} cannot be stored"):
             follower_of(ledger, store).step()
 
-    def test_an_altered_control_document_stops_the_follower(
-        self, store: SqliteStore, ledger: MemoryLedger
-    ) -> None:
+    def test_an_altered_control_document_stops_the_follower(self, store: SqliteStore, ledger: MemoryLedger) -> None:
         """Control documents are checked against their leaves like bodies."""
         record = ledger.control(Kind.POLICY, {"type": "policy", "plan": "startup"})
         ledger.change(record, control={"type": "policy", "plan": "enterprise"})
         with pytest.raises(RecordUnusable, match="control document"):
             follower_of(ledger, store).step()
 
-    def test_a_missing_control_document_stops_the_follower(
-        self, store: SqliteStore, ledger: MemoryLedger
-    ) -> None:
+    def test_a_missing_control_document_stops_the_follower(self, store: SqliteStore, ledger: MemoryLedger) -> None:
         """A record that changes entries cannot be passed over for want of its content."""
         record = ledger.control(Kind.EXTEND, {"type": "extend"})
         ledger.change(record, control=None)
         with pytest.raises(RecordUnusable, match="control document is missing"):
             follower_of(ledger, store).step()
 
-    def test_a_document_that_is_no_entry_stops_the_follower(
-        self, store: SqliteStore, ledger: MemoryLedger
-    ) -> None:
+    def test_a_document_that_is_no_entry_stops_the_follower(self, store: SqliteStore, ledger: MemoryLedger) -> None:
         """What joins but has no entry's members is named, not guessed at."""
         event = document(0)
         del event["status"]
@@ -324,9 +318,11 @@ class BusyStore:
         self.attempts: list[int] = []
 
     def cursor(self, origin: str) -> int:
+        """See `FollowingStore`."""
         return self._store.cursor(origin)
 
     def apply(self, batch: Batch) -> None:
+        """Fail, or apply and stop the follower."""
         self.attempts.append(self._store.cursor(batch.origin))
         if len(self.attempts) <= self.failures:
             raise StoreBusy("The disk is full.")
@@ -334,6 +330,7 @@ class BusyStore:
         self._stop.set()
 
     def delete_expired(self, today: int, limit: int) -> int:
+        """See `FollowingStore`."""
         return self._store.delete_expired(today, limit)
 
 

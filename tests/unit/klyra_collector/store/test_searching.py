@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
-from support.entries import ACME, TODAY, TODAY_US, MemoryLedger, document, entry_of
 
 from klyra_audit import timestamps
 from klyra_collector.store.addresses import range_of
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.searching import Filters, Search, SortKey
 from klyra_collector.store.sqlite import SqliteStore
+from support.entries import ACME, TODAY, TODAY_US, MemoryLedger, document, entry_of
 
 ORIGINS = ("log/b/2026", "log/a/2026", "log/a/2026-2")
 ORGANIZATIONS = (ACME, "org_other")
@@ -137,9 +137,7 @@ def test_a_search_equals_a_plain_filter(
             assert list(exported) == found
         paged = []
         snapshot = store.snapshot()
-        while items := store.search(
-            replace(search, after=paged[-1].key if paged else None, snapshot=snapshot), page
-        ):
+        while items := store.search(replace(search, after=paged[-1].key if paged else None, snapshot=snapshot), page):
             paged += items
         assert paged == found
         store.close()

@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+
+from klyra_audit import timestamps
+from klyra_audit.errors import Halted, RetryLater
+from klyra_collector.store import schema, statements
+from klyra_collector.store.addresses import range_of
+from klyra_collector.store.changes import Batch, Extension
+from klyra_collector.store.follower import Follower
+from klyra_collector.store.schema import StoreBusy, StoreDamaged
+from klyra_collector.store.searching import Filters, Search, SortKey
+from klyra_collector.store.sqlite import SqliteStore
+from klyra_collector.store.statements import Conditions
 from support.entries import (
     ACME,
     ORIGIN,
@@ -21,19 +32,7 @@ from support.entries import (
     organization_reference,
 )
 
-from klyra_audit import timestamps
-from klyra_audit.errors import Halted, RetryLater
-from klyra_collector.store import schema, statements
-from klyra_collector.store.addresses import range_of
-from klyra_collector.store.changes import Batch, Extension
-from klyra_collector.store.follower import Follower
-from klyra_collector.store.schema import StoreBusy, StoreDamaged
-from klyra_collector.store.searching import Filters, Search, SortKey
-from klyra_collector.store.sqlite import SqliteStore
-from klyra_collector.store.statements import Conditions
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 Follow = "Callable[[], None]"
@@ -135,9 +134,7 @@ class TestSearch:
         follow()
         assert ids_found(store, filters=filters, order="asc") == [document(n)["id"] for n in expected]
 
-    def test_times_are_compared_by_nanosecond(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_times_are_compared_by_nanosecond(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """The start is included and the end excluded, to the nanosecond."""
         moments = [f"2026-03-10T11:00:00.{nanoseconds:09d}Z" for nanoseconds in (0, 1, 2, 3)]
         for number, moment in enumerate(moments):
@@ -147,9 +144,7 @@ class TestSearch:
         filters = Filters(start_ns=start, end_ns=start + 2)
         assert ids_found(store, filters=filters, order="asc") == [document(1)["id"], document(2)["id"]]
 
-    def test_timestamps_of_other_centuries(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_timestamps_of_other_centuries(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """An old timestamp is accepted, so it is stored, ordered and found like any other."""
         ledger.seal(document(0, timestamp="0001-01-01T00:00:00Z"))
         ledger.seal(document(1, timestamp="1900-01-01T00:00:00Z"))
@@ -159,9 +154,7 @@ class TestSearch:
         assert ids_found(store, filters=Filters(end_ns=before)) == [document(0)["id"]]
         assert ids_found(store, filters=Filters(start_ns=before)) == [document(1)["id"]]
 
-    def test_another_organization_sees_nothing(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_another_organization_sees_nothing(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """No search, export or look at one entry crosses organizations."""
         ledger.seal(document(0))
         ledger.seal(document(1, organization_id="org_other"))
@@ -193,9 +186,7 @@ class TestSearch:
             follow()
         assert paged == before
 
-    def test_pages_inside_one_timestamp(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_pages_inside_one_timestamp(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """Many entries of the same nanosecond are paged like any others, in both orders."""
         for number in range(20):
             ledger.seal(document(number, timestamp="2026-03-10T11:00:00Z"))
@@ -312,9 +303,7 @@ class TestRetention:
         assert store.earliest_sealing_day(ACME, TODAY) == TODAY - 20
         assert store.earliest_sealing_day(ACME, TODAY + 100) == TODAY - 10
 
-    def test_an_extension_keeps_entries_longer(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_an_extension_keeps_entries_longer(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """An extension moves the expiry of the entries it names, counted from sealing, and never brings it forward."""
         for number in range(3):
             ledger.seal(document(number))
@@ -386,9 +375,7 @@ class TestApplying:
         assert store.cursor(ORIGIN) == 1
         assert len(ids_found(store)) == 1
 
-    def test_a_failed_batch_leaves_nothing(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_a_failed_batch_leaves_nothing(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """When a batch cannot be finished, none of its rows and words stay, and the cursor stands."""
         ledger.seal(document(0))
         follow()
@@ -396,7 +383,7 @@ class TestApplying:
         ledger.seal(event)
         follower = Follower(ledger, store, clock=lambda: TODAY_US)
         batch = follower._batch_of(ledger.read(ORIGIN, 1, 1))
-        broken = Batch(ORIGIN, 1, 2, TODAY_US, [*batch.rows, batch.rows[0]._replace(index=2, leaf=None)])
+        broken = Batch(ORIGIN, 1, 2, TODAY_US, [*batch.rows, batch.rows[0]._replace(leaf_index=2, leaf=None)])
         with pytest.raises(StoreDamaged):
             store.apply(broken)
         assert store.cursor(ORIGIN) == 1
@@ -438,9 +425,7 @@ class TestApplying:
         assert follower.step() == 200
         assert len(ids_found(store)) == 200
 
-    def test_indexes_are_found_by_sequence(
-        self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
-    ) -> None:
+    def test_indexes_are_found_by_sequence(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
         """Entries named by ranges of org_seq are found by organization and shard."""
         for number in range(6):
             ledger.seal(document(number, organization_id=ACME if number % 2 else "org_other"))

@@ -1,0 +1,142 @@
+"""`klyra-audit demo`: everything on one machine, with an example organization and live traffic (DESIGN section 10)."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from klyra_audit.catalog import Catalog
+from klyra_audit.errors import KlyraError
+from klyra_collector.cli.administration import COULD_NOT, answer, operator, say
+from klyra_collector.config import Listener, RegistrySettings, Settings, StoreSettings
+from klyra_collector.demo.companions import SERVICE, example_traffic, moderation_service
+from klyra_collector.demo.organization import ORGANIZATION_ID, prepare_organization, sign_in_link
+from klyra_collector.demo.ports import choose, listeners, with_listeners
+from klyra_collector.logs import configure_logs
+from klyra_collector.registry import Registry
+from klyra_collector.seal.lock import LedgerLock
+from klyra_collector.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from klyra_collector.demo.organization import DemoKeys
+    from klyra_collector.supervise.supervisor import ExtraProcess, RunInfo
+
+DEFAULT_DATA: Final = Path(".klyra-demo")
+
+_SERVICE_LISTENER = Listener(listen="127.0.0.1:8090")
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What will run.
+
+    Attributes:
+        settings: with ports that are free.
+        service: where the example moderation service will listen; None without traffic.
+    """
+
+    settings: Settings
+    service: Listener | None
+
+
+@app.command()
+def demo(
+    *,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where its data live, and continue on the next run.")
+    ] = DEFAULT_DATA,
+    traffic: Annotated[bool, typer.Option("--traffic/--no-traffic", help="Run the example service and use it.")] = True,
+) -> None:
+    """Start everything with an example organization and live example traffic, until Ctrl-C.
+
+    It prints a link that opens the dashboard, and commands to try next. Ports that are taken are moved, with a
+    notice. A configured registry or store is left alone: the demo keeps its own.
+    """
+    configure_logs("demo")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = _run(data, traffic=traffic)
+    except KeyboardInterrupt:  # while it was starting
+        status = 0
+    except KlyraError as error:
+        say(f"Error: {error}")
+        status = COULD_NOT
+    sys.exit(status)
+
+
+def _run(data: Path, *, traffic: bool) -> int:
+    """Start everything, say how to use it, and watch; return the exit status."""
+    plan = _plan(data, traffic=traffic)
+    settings = plan.settings
+    settings.data_directory.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    LedgerLock(settings.data_directory.ledger).release()  # a demo that runs there keeps its keys
+    with Registry.open(settings.registry_url, Catalog.load()) as registry:
+        keys = prepare_organization(registry, by=operator())
+        supervisor = Supervisor(settings, extra=_companions(plan, keys), restart=False)
+        running = supervisor.start(say)
+        link = sign_in_link(registry, running.api or "", by=operator())
+    answer(_welcome(data, plan, running, keys, link))
+    status = supervisor.wait()
+    say("The demo has stopped." if status == 0 else "A process of the demo ended, so all of it has stopped.")
+    return status
+
+
+def _plan(data: Path, *, traffic: bool) -> _Plan:
+    """Decide where everything listens, and say what had to move."""
+    loaded = Settings.load(data=data)
+    settings = loaded.model_copy(update={"registry": RegistrySettings(), "store": StoreSettings()})
+    wanted = listeners(settings) | ({SERVICE: _SERVICE_LISTENER} if traffic else {})
+    chosen = choose(wanted)
+    for name, listener in wanted.items():
+        if listener.port not in {0, chosen[name].port}:
+            say(f"{name}: port {listener.port} is taken, using {chosen[name].port}")
+    return _Plan(with_listeners(settings, chosen), chosen.get(SERVICE))
+
+
+def _companions(plan: _Plan, keys: DemoKeys) -> list[ExtraProcess]:
+    if plan.service is None:
+        return []
+    endpoint = f"http://{plan.settings.otlp.http.listen}"
+    return [
+        moderation_service(listen=plan.service.listen, endpoint=endpoint, emit_key=keys.emit),
+        example_traffic(service=f"http://{plan.service.listen}"),
+    ]
+
+
+def _welcome(data: Path, plan: _Plan, running: RunInfo, keys: DemoKeys, link: str) -> str:
+    """Return what to do now."""
+    directory = shlex.quote(str(data))
+    bearer = f'-H "Authorization: Bearer {keys.read}"'
+    steps = [
+        ("Open the dashboard (this link signs one browser in, once, for the next 10 minutes)", link),
+        ("Ask the API", f'curl {bearer} "{running.api}/v1/audit-logs?limit=3"'),
+        ("Record an action of your own", _own_action(plan, running, keys)),
+        ("Verify the ledger", f"klyra-audit verify {directory}/ledger"),
+        ("Export", f'curl {bearer} -d \'{{"format": "csv"}}\' {running.api}/v1/audit-logs/export -o audit-logs.csv'),
+    ]
+    lines = [f"{title}:\n    {command}\n" for title, command in steps]
+    return "\n".join(["", *lines, f"The data are in {data.absolute()}. Ctrl-C stops the demo; the next run continues."])
+
+
+def _own_action(plan: _Plan, running: RunInfo, keys: DemoKeys) -> str:
+    if plan.service is not None:
+        return (
+            f"curl http://{plan.service.listen}/v1/moderations -H 'X-User-Id: usr_owner' "
+            "-H 'Content-Type: application/json' -d '{\"text\": \"What a stupid idea\"}'"
+        )
+    return (
+        f"KLYRA_AUDIT_ENDPOINT={running.otlp_http} KLYRA_AUDIT_ORGANIZATION_ID={ORGANIZATION_ID} "
+        f"KLYRA_AUDIT_API_KEY={keys.emit} python your_program.py"
+    )
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,118 @@
+"""Read files that somebody hostile may have made: no links, no devices, no memory maps, never more than is asked.
+
+A memory map of a file that is cut short meanwhile ends the process, so everything is read by position.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# A FIFO would block forever without O_NONBLOCK; a link could lead anywhere.
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Unreadable(Exception):  # noqa: N818 - read as what it says
+    """Something stands at the path, and it cannot be read as a file of a ledger."""
+
+
+class RegularFile:
+    """An open regular file of which `size` bytes are looked at, however long it grows meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, _FLAGS)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(str(path)) from error
+        except (OSError, ValueError) as error:
+            raise Unreadable(_why(path, error)) from error
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._descriptor)
+            raise Unreadable("it is no regular file")
+        self.size = status.st_size
+        self.modified_ns = status.st_mtime_ns
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`, fewer only at the end of the file."""
+        wanted = min(length, self.size - offset)
+        parts: list[bytes] = []
+        while wanted > 0:
+            try:
+                part = os.pread(self._descriptor, wanted, offset)
+            except OSError as error:
+                raise Unreadable(str(error)) from error
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            wanted -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """Return a whole small file; of a longer one only enough to see that it is too long.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Unreadable: it is no regular file, or may not be read.
+    """
+    with RegularFile(path) as file:
+        return file.read(0, limit + 1)
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a real folder, not a link to one, stands at `path`."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def exists(path: Path) -> bool:
+    """Say whether anything stands at `path`, if only a link that leads nowhere."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def entries(folder: Path) -> Iterator[Path]:
+    """Yield what stands in a folder, by name; nothing for one that is not there.
+
+    Raises:
+        Unreadable: it is a link, or may not be listed.
+    """
+    if not exists(folder):
+        return
+    if not is_folder(folder):
+        raise Unreadable("it is no folder")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise Unreadable(str(error)) from error
+    for name in names:
+        yield folder / name
+
+
+def _why(path: Path, error: Exception) -> str:
+    return "it is a symbolic link, and none is followed" if path.is_symlink() else str(error)
