@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     intake: IntakeSettings = IntakeSettings()
     store: StoreSettings = StoreSettings()
     registry: RegistrySettings = RegistrySettings()
-    confirm_clock: bool = Field(False, description="an operator vouches for the clock at this start")
+    confirm_clock: bool = Field(default=False, description="an operator vouches for the clock at this start")
     catalog: Path | None = Field(None, description="a catalog file of your own event types")
 
     @classmethod

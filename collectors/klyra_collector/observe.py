@@ -36,7 +36,7 @@ class CollectorMetrics:
             "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
         )
         self._commit_seconds = Histogram("klyra_commit_seconds", "Duration of a commit", registry=self._prometheus)
-        self._ledger_size = Gauge("klyra_ledger_signed_leaves", "Leaves under the checkpoint", registry=self._prometheus)
+        self._ledger_size = Gauge("klyra_ledger_signed", "Leaves under the checkpoint", registry=self._prometheus)
         self._signed_at = time.time()
         self._gauge("klyra_checkpoint_age_seconds", "Since a checkpoint was last due and made", self._checkpoint_age)
 

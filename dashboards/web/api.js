@@ -73,11 +73,10 @@ export class Api extends EventTarget {
 
   /**
    * @param {string} id
-   * @param {AbortSignal} signal
    * @returns {Promise<object>} one entry
    */
-  entry(id, signal) {
-    return this.#json(`audit-logs/${encodeURIComponent(id)}`, { signal });
+  entry(id) {
+    return this.#json(`audit-logs/${encodeURIComponent(id)}`);
   }
 
   /**
@@ -138,10 +137,9 @@ function jsonBody(value) {
 /** Reads the problem document (RFC 9457) that a refusal carries; a proxy's refusal carries none. */
 async function problem(response) {
   const { status } = response;
-  const { detail, title, remedy } = await response.json().catch(() => ({}));
-  return new ApiError({
-    status,
-    happened: detail ?? title ?? `The server answered ${status}.`,
-    remedy: remedy ?? (status >= 500 ? "Try again in a moment." : ""),
-  });
+  const otherwise = { detail: `The server answered ${status}.`, remedy: status >= 500 ? "Try again in a moment." : "" };
+  const { detail, remedy } = { ...otherwise, ...(await response.json().catch(() => ({}))) };
+  // A detail may end with the remedy, for programs that show nothing else.
+  const happened = detail.endsWith(remedy) ? detail.slice(0, detail.length - remedy.length).trim() : detail;
+  return new ApiError({ status, happened, remedy });
 }

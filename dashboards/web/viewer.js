@@ -81,7 +81,7 @@ export class Viewer extends HTMLElement {
       element("span", { class: "organization" }, display(plan.organization_id)),
       element("span", { class: "badge", title: `Retention policy ${display(plan.policy)}.${since}` },
         `${display(plan.plan)} · kept ${counted(plan.retention_days, "day", "days")}`),
-      element("span", { class: "signed-in", title: "Signed in as" }, actorName(session.actor)),
+      element("span", { class: "signed-in", title: "Signed in as" }, display(session.actor.name ?? session.actor.id)),
       button("Sign out", () => this.dispatchEvent(new Event("sign-out")), { class: "quiet" }));
   }
 
@@ -158,25 +158,31 @@ export class Viewer extends HTMLElement {
     this.#table.focusRow(id);
   }
 
-  /** Shows the entry the address names, from the list when it is there. */
+  /** Shows the entry the address names, from what is loaded when it is there. */
   async #showNamedEntry() {
     const { entryId } = this.#view;
-    if (!this.isConnected) return undefined;
-    if (entryId === null) return this.#hideEntry();
-    if (this.#entry?.id === entryId) return undefined;
+    if (entryId === null) this.#hideEntry();
+    if (entryId === null || !this.isConnected) return;
+    const isStillWanted = () => this.#view.entryId === entryId;
     try {
-      const entry = this.#list.entries.find(({ id }) => id === entryId) ?? await this.#api.entry(entryId);
-      if (this.#view.entryId === entryId) this.#showEntry(entry);
+      const loaded = [this.#entry, ...this.#list.entries].find((entry) => entry?.id === entryId);
+      const entry = loaded ?? await this.#api.entry(entryId);
+      if (isStillWanted()) this.#showEntry(entry);
     } catch (error) {
-      if (this.#view.entryId === entryId) this.#details.fail(error);
+      if (isStillWanted()) this.#failEntry(error);
     }
-    return undefined;
   }
 
   #showEntry(entry) {
     this.#entry = entry;
     this.#details.show(entry, this.#view.zone);
     this.#table.mark(entry.id);
+  }
+
+  #failEntry(error) {
+    this.#entry = null;
+    this.#details.fail(error);
+    this.#table.mark(null);
   }
 
   #hideEntry() {
@@ -228,8 +234,4 @@ function resultSummary(list) {
   if (list.phase === "loading") return "Loading…";
   if (list.entries.length === 0) return "No entries.";
   return counted(list.entries.length, ...(list.hasMore ? ["newest entry", "newest entries"] : ["entry", "entries"]));
-}
-
-function actorName(actor) {
-  return typeof actor === "string" ? display(actor) : display(actor?.name ?? actor?.id);
 }

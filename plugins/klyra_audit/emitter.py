@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 10.0
 _MAX_SEQUENCE = 0xFFFFFFFE
 _LONGEST_WAIT = 5.0
+_MAX_UNANSWERED = 1000
 
 
 class Transport(Protocol):
@@ -46,6 +48,15 @@ class Transport(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """An event on its way: its place in the sequence and the bytes that are sent, again if need be."""
+
+    event: PreparedEvent
+    sequence: int
+    request: bytes
+
+
 class AuditEmitter:
     """Validates events, has them sealed by a collector and checks the receipts. Thread-safe.
 
@@ -62,7 +73,7 @@ class AuditEmitter:
         transport: another way to the collector.
     """
 
-    def __init__(  # noqa: PLR0913 - all but the first are named
+    def __init__(
         self,
         endpoint: str,
         *,
@@ -83,25 +94,32 @@ class AuditEmitter:
         self._identity = self._new_boot()
         self._sequence = 0
         self._org_ref: bytes | None = None
+        self._unanswered: dict[str, _Sending] = {}
 
     def emit(self, event: AuditEvent) -> Receipt:
         """Return the checked receipt of a sealed event.
 
+        An event that got no answer may be emitted again: with an id of its own (`AuditEvent.id`) it is sent as the
+        very same bytes, and sealed once.
+
         Raises:
             InvalidEvent: the event breaks its schema; it says where and why. Nothing was sent, or the
                 collector keeps the event in its quarantine.
-            RetryLater: no acknowledgement within `timeout`. The event may or may not be sealed; emitting the
-                same event again, with the same id, is recognised.
+            RetryLater: no acknowledgement within `timeout`. The event may or may not be sealed.
+            AlreadySealed: an earlier run of an emitter had the same event sealed.
             Paused: the key is refused.
             ReceiptMismatch: what the collector acknowledged is not what was sent.
         """
         prepared = prepare(
             event.document(self._organization_id), self._catalog, self._validator, time.time_ns() // 1000
         )
-        identity, sequence = self._next_place()
-        request = otlp.encode(identity, [(prepared, sequence)])
-        receipt = self._deliver(request)
-        self._check(receipt, prepared, sequence)
+        sending = self._again(prepared) or self._first(prepared)
+        try:
+            receipt = self._deliver(sending.request)
+        except RetryLater:
+            self._remember(sending)
+            raise
+        self._check(receipt, sending.event, sending.sequence)
         return receipt
 
     def close(self) -> None:
@@ -113,6 +131,22 @@ class AuditEmitter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _first(self, prepared: PreparedEvent) -> _Sending:
+        identity, sequence = self._next_place()
+        return _Sending(prepared, sequence, otlp.encode(identity, [(prepared, sequence)]))
+
+    def _again(self, prepared: PreparedEvent) -> _Sending | None:
+        """Return an earlier, unanswered sending of the same event: same bytes, same place, same salts."""
+        with self._lock:
+            earlier = self._unanswered.pop(prepared.record_id, None)
+        return earlier if earlier is not None and earlier.event.encoded == prepared.encoded else None
+
+    def _remember(self, sending: _Sending) -> None:
+        with self._lock:
+            while len(self._unanswered) >= _MAX_UNANSWERED:
+                self._unanswered.pop(next(iter(self._unanswered)))
+            self._unanswered[sending.event.record_id] = sending
 
     def _next_place(self) -> tuple[EmitterIdentity, int]:
         """Return the next place in the sequence; a forked child and a used-up boot begin a new one."""

@@ -64,9 +64,8 @@ class Fault:
 
 def slow_validator(schema: JsonObject, *others: JsonObject) -> Draft202012Validator:
     """Return a validator that can explain; `others` are what the schema refers to. Nothing is ever fetched."""
-    registry: Registry[Any] = Registry().with_resources(
-        (other["$id"], DRAFT202012.create_resource(other)) for other in others
-    )
+    resources = ((known["$id"], DRAFT202012.create_resource(known)) for known in (schema, *others))
+    registry: Registry[Any] = Registry().with_resources(resources).crawl()  # crawled once, not at every reference
     return Draft202012Validator(schema, registry=registry, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 

@@ -18,6 +18,8 @@ from klyra_audit.format.canonical import escape
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from jsonschema import Draft202012Validator
+
     from klyra_audit.catalog import Catalog
     from klyra_audit.format.canonical import JsonObject
 
@@ -38,6 +40,7 @@ class Validator:
         self._is_valid: dict[tuple[object, object], Callable[[object], bool]] = {
             key: compile_schema(self._schemas[schema_id], entry).is_valid for key, schema_id in self._schema_ids.items()
         }
+        self._slow: dict[str, Draft202012Validator] = {}  # by schema id, each made when it is first needed
         self._latest = (0, "")  # a second of the clock, and the latest time that was still valid in it
 
     def check(self, document: JsonObject, encoded: bytes, *, now_us: int) -> None:
@@ -55,8 +58,7 @@ class Validator:
             is_valid = self._is_valid[document["schema"], document["event_type"]]
         except (KeyError, TypeError):
             raise self._unknown(document) from None
-        metadata = document.get("metadata")
-        if not is_valid(document) or _has_float(metadata):
+        if not is_valid(document) or _has_float(document["metadata"]):
             raise self._explain(document)
         if _NUL_ESCAPED in encoded:
             _refuse_nul(document)
@@ -93,9 +95,12 @@ class Validator:
                 'is a floating-point number; scores and other fractions are decimal strings, such as "0.87"',
                 pointer=pointer,
             )
-        schema = self._schemas[self._schema_ids[document["schema"], document["event_type"]]]
-        validator = explanation.slow_validator(schema, self._schemas[ENTRY_SCHEMA])
-        fault = explanation.first_fault(validator, document)
+        schema_id = self._schema_ids[document["schema"], document["event_type"]]
+        slow = self._slow.get(schema_id)
+        if slow is None:
+            slow = explanation.slow_validator(self._schemas[schema_id], self._schemas[ENTRY_SCHEMA])
+            self._slow[schema_id] = slow
+        fault = explanation.first_fault(slow, document)
         if fault is None:  # the two implementations differ, and the fast one decides
             return InvalidEvent("breaks the schema of its event type")
         return InvalidEvent(fault.reason, pointer=fault.pointer)

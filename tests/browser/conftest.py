@@ -59,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
             cursor_key=bytes(range(32)),
         )
         site = Site(stack.enter_context(serving(app)) + "/", settings, catalog, registry, store)
-        site.seal(history(datetime.now(UTC)))
+        site.seal(history(datetime.now(UTC), catalog))
         yield site
 
 

@@ -39,7 +39,13 @@ EVERYTHING = 100_000
 LONGEST_WAIT_SECONDS = 10.0
 HISTORY = 630  # more than an export reads at once; the failures among them are less than a page
 
-MODERATION = ("created", "completed", "flagged", "appealed", "overridden")
+MODERATION = (
+    "moderation.created",
+    "moderation.completed",
+    "moderation.flagged",
+    "moderation.appealed",
+    "moderation.overridden",
+)
 PEOPLE = (
     {"type": "user", "id": "usr_8f3k2m", "name": "Ana Kovač"},
     {"type": "api_key", "id": "key_9z8y7x6w5v4u", "name": "Production API Key"},
@@ -117,7 +123,7 @@ class Site:
 
     def add(self, **members: Any) -> dict[str, Any]:
         """Seal one more event, of this moment, and return its entry."""
-        document = example(0, datetime.now(UTC)) | members
+        document = example(0, datetime.now(UTC), self._catalog) | members
         self.seal([document])
         return next(entry for entry in self.entries() if entry["timestamp"] == document["timestamp"])
 
@@ -166,14 +172,15 @@ class Site:
                 pass
 
 
-def example(number: int, moment: datetime) -> dict[str, Any]:
-    """Return the members of an event, one of five in turn, every seventh a failure."""
-    outcome = MODERATION[number % len(MODERATION)]
+def example(number: int, moment: datetime, catalog: Catalog) -> dict[str, Any]:
+    """Return the members of an event, one of five types in turn, every seventh a failure."""
+    event_type = MODERATION[number % len(MODERATION)]
     return {
         "timestamp": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "event_type": f"moderation.{outcome}",
+        "event_type": event_type,
         "actor": dict(PEOPLE[number % len(PEOPLE)]),
         "resource": {"type": "moderation", "id": f"mod_{number:06d}", "name": None},
+        "action": catalog.event_types[event_type].action,
         "status": "failure" if number % 7 == 3 else "success",
         "metadata": {
             "client_ip": f"198.51.100.{number % 250}",
@@ -185,9 +192,9 @@ def example(number: int, moment: datetime) -> dict[str, Any]:
     }
 
 
-def history(now: datetime) -> list[dict[str, Any]]:
+def history(now: datetime, catalog: Catalog) -> list[dict[str, Any]]:
     """Return events of the last six days, one with hostile values, and one of a month and a half ago."""
-    events = [example(number, now - timedelta(minutes=1 + 12 * number)) for number in range(HISTORY)]
+    events = [example(number, now - timedelta(minutes=1 + 12 * number), catalog) for number in range(HISTORY)]
     events[15]["actor"] = dict(HOSTILE)
-    events.append(example(HISTORY, now - timedelta(days=45)) | {"actor": dict(FORGOTTEN)})
+    events.append(example(HISTORY, now - timedelta(days=45), catalog) | {"actor": dict(FORGOTTEN)})
     return events

@@ -122,6 +122,7 @@ class TestAccepted:
         """The same batch again is acknowledged with the same receipts and sealed once."""
         body = own(otlp.prepared(), otlp.prepared())
         first, second = (running.post(AUDIT, body).json() for _ in range(2))
+        assert [item.pop("duplicate") for item in first["receipts"] + second["receipts"]] == [False] * 2 + [True] * 2
         assert first == second
         assert len(events_of(since())) == 2
 

@@ -18,6 +18,7 @@ from klyra_collector.registry import Registry
 from klyra_collector.registry.errors import RegistryUnavailable
 from klyra_collector.registry.policies import Policies
 from klyra_collector.store.follower import Follower
+from klyra_collector.store.lag import LagMeter
 from klyra_collector.store.schema import StoreBusy
 from klyra_collector.store.sqlite import SqliteStore
 from support.entries import ACME, TODAY_US, MemoryLedger, document
@@ -100,10 +101,10 @@ class Api:
 
 
 @contextmanager
-def running_api(folder: Path, dashboard: Any = None) -> Iterator[Api]:
+def running_api(folder: Path, dashboard: Any = None, policies: Policies | None = None) -> Iterator[Api]:
     """Run the API until the block ends, with the organizations Acme (startup) and Other (enterprise)."""
     clock = Clock()
-    catalog, policies, ledger = Catalog.load(), Policies.load(), MemoryLedger()
+    catalog, policies, ledger = Catalog.load(), policies or Policies.load(), MemoryLedger()
     registry = Registry.open(f"sqlite:///{folder / 'registry.sqlite'}", catalog, clock=clock)
     store = SqliteStore.open(folder / "store.sqlite")
     registry.create_organization(ACME, "startup", by=OPERATOR)
@@ -116,6 +117,7 @@ def running_api(folder: Path, dashboard: Any = None) -> Iterator[Api]:
         dashboard=dashboard,
         clock=clock,
         cursor_key=bytes(32),
+        store_lag=LagMeter(ledger, store, clock).measure,
     )
     try:
         with serving(app) as url:

@@ -17,7 +17,7 @@ from klyra_audit import timestamps
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError, Rejected
 from klyra_audit.event import Actor
-from klyra_collector.data_directory import DataDirectory
+from klyra_collector.config import BadConfiguration, Settings
 from klyra_collector.registry import Registry
 
 if TYPE_CHECKING:
@@ -50,21 +50,22 @@ def registry_of(data: Path, *, begin: bool = False) -> Iterator[Registry]:
             yield registry
     except KlyraError as error:
         say(f"Error: {error}")
-        raise typer.Exit(FOUND_WRONG if isinstance(error, Rejected) else COULD_NOT) from error
+        refused = isinstance(error, Rejected) and not isinstance(error, BadConfiguration)
+        raise typer.Exit(FOUND_WRONG if refused else COULD_NOT) from error
 
 
 def _registry_url(data: Path, *, begin: bool) -> str:
     """Return where the registry is: as configured for the server, else in the data directory."""
-    configured = os.environ.get("KLYRA_REGISTRY__URL")
-    if configured:
-        return configured
+    settings = Settings.load(data=data)
+    if settings.registry.url is not None:
+        return settings.registry.url
     if begin:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
     elif not (data / "registry.sqlite").is_file():
         say(f"Error: there is no registry in {data}. Name the data directory with --data, or make it by creating")
         say("an organization: klyra-audit org create org_example --plan business")
         raise typer.Exit(COULD_NOT)
-    return DataDirectory(data).registry_url
+    return settings.registry_url
 
 
 def seal_now(data: Path) -> None:

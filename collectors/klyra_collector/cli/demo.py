@@ -112,29 +112,29 @@ def _companions(plan: _Plan, keys: DemoKeys) -> list[ExtraProcess]:
 
 
 def _welcome(data: Path, plan: _Plan, running: RunInfo, keys: DemoKeys, link: str) -> str:
-    """Return what to do now."""
-    directory = shlex.quote(str(data))
-    bearer = f'-H "Authorization: Bearer {keys.read}"'
-    steps = [
-        ("Open the dashboard (this link signs one browser in, once, for the next 10 minutes)", link),
-        ("Ask the API", f'curl {bearer} "{running.api}/v1/audit-logs?limit=3"'),
-        ("Record an action of your own", _own_action(plan, running, keys)),
-        ("Verify the ledger", f"klyra-audit verify {directory}/ledger"),
-        ("Export", f'curl {bearer} -d \'{{"format": "csv"}}\' {running.api}/v1/audit-logs/export -o audit-logs.csv'),
-    ]
-    lines = [f"{title}:\n    {command}\n" for title, command in steps]
+    """Return what to do now, each step a title and one line to open or to paste."""
+    of_data = f"--data {shlex.quote(str(data))}"
+    ask = f'curl -H "Authorization: Bearer {keys.read}" "{running.api}/v1/audit-logs?limit=3"'
+    steps = {
+        "Open the dashboard; this link signs one browser in, once, for the next 10 minutes": link,
+        "Ask the API": ask,
+        "Add an entry of your own": _own_entry(plan, keys, of_data),
+        "Verify the ledger": f"klyra-audit verify {shlex.quote(str(data))}",
+        "Export": f"klyra-audit export audit-logs.csv --key {keys.read} {of_data}",
+    }
+    lines = [f"{title}:\n    {line}\n" for title, line in steps.items()]
     return "\n".join(["", *lines, f"The data are in {data.absolute()}. Ctrl-C stops the demo; the next run continues."])
 
 
-def _own_action(plan: _Plan, running: RunInfo, keys: DemoKeys) -> str:
-    if plan.service is not None:
+def _own_entry(plan: _Plan, keys: DemoKeys, of_data: str) -> str:
+    if plan.service is None:
         return (
-            f"curl http://{plan.service.listen}/v1/moderations -H 'X-User-Id: usr_owner' "
-            "-H 'Content-Type: application/json' -d '{\"text\": \"What a stupid idea\"}'"
+            f"klyra-audit emit user.added --org {ORGANIZATION_ID} --actor user:usr_1 --resource user:usr_2 "
+            f"--key {keys.emit} {of_data}"
         )
     return (
-        f"KLYRA_AUDIT_ENDPOINT={running.otlp_http} KLYRA_AUDIT_ORGANIZATION_ID={ORGANIZATION_ID} "
-        f"KLYRA_AUDIT_API_KEY={keys.emit} python your_program.py"
+        f"curl http://{plan.service.listen}/v1/moderations -H 'X-User-Id: usr_owner' "
+        "-H 'Content-Type: application/json' -d '{\"text\": \"What a stupid idea, you idiot\"}'"
     )
 
 

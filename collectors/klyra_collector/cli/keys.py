@@ -29,7 +29,9 @@ from klyra_collector.registry.scopes import ROLES, SCOPES, check_role, in_order
 if TYPE_CHECKING:
     from klyra_collector.registry.keys import ApiKey
 
-app = typer.Typer(name="key", help="Make, list, rotate and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(
+    name="key", help="Make, list, rotate and revoke API keys.", no_args_is_help=True, add_completion=False
+)
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's public id, key_…")]
 OwnerOption = Annotated[
@@ -61,7 +63,7 @@ def create(
 ) -> None:
     """Make an API key and print it. It is shown this once.
 
-    Examples:
+    Bind it to an emitter, name its scopes by a role, or make it the operator's:
 
     klyra-audit key create --org org_acme --scope emit --emitter billing
 

@@ -23,7 +23,9 @@ from klyra_collector.cli.administration import (
 if TYPE_CHECKING:
     from klyra_collector.registry.organizations import Organization
 
-app = typer.Typer(name="org", help="Register organizations and change their plans.", no_args_is_help=True)
+app = typer.Typer(
+    name="org", help="Register organizations and change their plans.", no_args_is_help=True, add_completion=False
+)
 
 OrganizationArgument = Annotated[str, typer.Argument(metavar="ORG_ID", help="The organization, org_…")]
 PlanOption = Annotated[str, typer.Option("--plan", help="startup, business or enterprise.")]

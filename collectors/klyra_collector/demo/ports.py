@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -54,19 +53,21 @@ def choose(wanted: Mapping[str, Listener]) -> dict[str, Listener]:
 
 
 def _choose(name: str, wanted: Listener, held: ExitStack) -> Listener:
-    nearby = range(wanted.port, min(wanted.port + _TRIED, _MAX_PORT + 1)) if wanted.port else ()
-    for port in (*nearby, 0):
-        try:
-            bound = held.enter_context(_bound(wanted.host, port))
-        except OSError as error:
-            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
-                continue
-            raise CannotListen(
-                f"Cannot listen on {wanted.listen} for {name}: {error.strerror}.",
-                remedy="Name a host of this machine, such as 127.0.0.1.",
-            ) from error
-        return Listener(listen=f"{wanted.listen.rpartition(':')[0]}:{bound.getsockname()[1]}")
-    raise CannotListen(f"No port of {wanted.host} is free for {name}.", remedy="Close a program that listens there.")
+    for port in range(wanted.port, min(wanted.port + _TRIED, _MAX_PORT + 1)) if wanted.port else ():
+        with contextlib.suppress(OSError):
+            return _at(wanted, held.enter_context(_bound(wanted.host, port)))
+    try:
+        return _at(wanted, held.enter_context(_bound(wanted.host, 0)))
+    except OSError as error:
+        raise CannotListen(
+            f"Cannot listen on {wanted.host}, on any port, for {name}: {error.strerror}.",
+            remedy="Name a host of this machine there, such as 127.0.0.1.",
+        ) from error
+
+
+def _at(wanted: Listener, bound: socket.socket) -> Listener:
+    """Return the wanted host with the port of a socket."""
+    return Listener(listen=f"{wanted.listen.rpartition(':')[0]}:{bound.getsockname()[1]}")
 
 
 def _bound(host: str, port: int) -> socket.socket:

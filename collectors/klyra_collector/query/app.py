@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from klyra_audit.catalog import Catalog
     from klyra_collector.registry import Registry
     from klyra_collector.registry.policies import Policies
+    from klyra_collector.store.lag import Lag
     from klyra_collector.store.searching import Store
 
 _THREADS = 16
@@ -45,6 +46,7 @@ def create_app(
     dashboard: Traversable | None,
     clock: Callable[[], int],
     cursor_key: bytes,
+    store_lag: Callable[[], Lag] | None = None,
 ) -> FastAPI:
     """Return the application; nothing runs before the server starts it.
 
@@ -56,6 +58,7 @@ def create_app(
         dashboard: folder of the page; None serves none.
         clock: present time, microseconds since 1970.
         cursor_key: secret that signs page cursors; all servers of one registry share it.
+        store_lag: how far the store is behind, for the metrics (`LagMeter.measure`); None shows nothing of it.
     """
     services = Services(
         registry=registry,
@@ -67,6 +70,8 @@ def create_app(
         clock=clock,
         threads=CapacityLimiter(_THREADS),
     )
+    if store_lag is not None:
+        services.metrics.watch_store(store_lag)
     app = FastAPI(
         title="Klyra audit logs",
         version=version("klyra-audit"),

@@ -5,10 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from klyra_collector.store.lag import Lag
+
+
+_STORE = "store"
 
 
 class QueryMetrics:
@@ -26,6 +33,13 @@ class QueryMetrics:
         self._exported = Counter("klyra_export_entries", "Entries exported", ["format"], registry=self._prometheus)
         self._broken = Counter("klyra_exports_broken", "Exports that ended early", registry=self._prometheus)
         self._denied = Counter("klyra_access_denied", "Refused attempts", ["reason"], registry=self._prometheus)
+        self._lag: Callable[[], Lag] | None = None
+        self._lag_entries = Gauge(
+            "klyra_follower_lag_entries", "Records not applied", ["follower"], registry=self._prometheus
+        )
+        self._lag_seconds = Gauge(
+            "klyra_follower_lag_seconds", "Age of the oldest of them", ["follower"], registry=self._prometheus
+        )
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer."""
@@ -48,8 +62,16 @@ class QueryMetrics:
         """Count a refused attempt."""
         self._denied.labels(reason).inc()
 
+    def watch_store(self, measure: Callable[[], Lag]) -> None:
+        """Show how far the store is behind, measured whenever the metrics are asked for."""
+        self._lag = measure
+
     def render(self) -> tuple[bytes, str]:
-        """Return the metrics and their content type."""
+        """Return the metrics and their content type. May block."""
+        if self._lag is not None:
+            lag = self._lag()
+            self._lag_entries.labels(_STORE).set(lag.entries)
+            self._lag_seconds.labels(_STORE).set(lag.seconds)
         return generate_latest(self._prometheus), CONTENT_TYPE_LATEST
 
 

@@ -32,7 +32,7 @@ def router(services: Services) -> APIRouter:
     @routes.get("/metrics")
     async def metrics() -> Response:
         """Return the metrics of this process."""
-        content, media_type = services.metrics.render()
+        content, media_type = await services.blocking(services.metrics.render)
         return Response(content, media_type=media_type)
 
     return routes

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from klyra_audit.errors import KlyraError, Paused, RetryLater
 from klyra_audit.format.leaf import Leaf
 from klyra_collector.pipeline import BatchRefused
-from klyra_collector.receive.body import TooLarge, UnsupportedEncoding
+from klyra_collector.receive.body import TooLarge, UnsupportedEncoding, UnsupportedMediaType
 from klyra_collector.registry.errors import KeyRefused
 from klyra_collector.stages import Status
 
@@ -50,6 +50,7 @@ _HTTP_STATUS: tuple[tuple[type[KlyraError], int, int], ...] = (
     (Paused, 403, _PERMISSION_DENIED),
     (TooLarge, 413, _RESOURCE_EXHAUSTED),
     (UnsupportedEncoding, 415, _INVALID_ARGUMENT),
+    (UnsupportedMediaType, 415, _INVALID_ARGUMENT),
 )
 
 
@@ -121,6 +122,7 @@ def _receipt(record: Record, outcome: Outcome) -> dict[str, Any]:
     return {
         "record_id": record.record_id,
         "status": "verified_queued",
+        "duplicate": outcome.status is Status.DUPLICATE,
         "log": sealed.log,
         "index": sealed.index,
         "leaf": base64.b64encode(sealed.leaf).decode(),

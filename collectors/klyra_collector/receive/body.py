@@ -25,6 +25,12 @@ class TooLarge(Rejected):
     code = "request_too_large"
 
 
+class UnsupportedMediaType(Rejected):
+    """The body is neither protobuf nor JSON by its header."""
+
+    code = "unsupported_media_type"
+
+
 class UnsupportedEncoding(Rejected):
     """The body is compressed in a way this endpoint does not read."""
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from klyra_audit.errors import KlyraError, Rejected
 from klyra_collector.receive import answers
-from klyra_collector.receive.body import InflightBudget, decompress, read_body
+from klyra_collector.receive.body import InflightBudget, UnsupportedMediaType, decompress, read_body
 from klyra_collector.receive.wire import WireRecord, decode_json, decode_protobuf
 from klyra_collector.registry.errors import KeyRefused
 
@@ -31,12 +31,6 @@ _DECODERS: dict[str, Callable[[bytes], list[WireRecord]]] = {
 }
 
 _log = structlog.get_logger(__name__)
-
-
-class UnsupportedMediaType(Rejected):
-    """The body is neither protobuf nor JSON by its header."""
-
-    code = "unsupported_media_type"
 
 
 class ReceiveObserver(Protocol):

@@ -13,8 +13,8 @@ from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.stages import Tenancy
 
 if TYPE_CHECKING:
-    from klyra_collector.registry.organizations import Organization
     from klyra_collector.registry.keys import ApiKey
+    from klyra_collector.registry.organizations import Organization
 
 EMIT = "emit"
 REMEMBERED_SECONDS = 2.0  # how long a revoked key may still be believed

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import URL
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 _BUSY_SECONDS = 10.0
 _BUSY_POLL_SECONDS = 0.01
@@ -134,7 +135,20 @@ def _engine(url: str) -> Engine:
         ) from error
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine, parsed)
+    elif engine.dialect.name == "postgresql":
+        _prepare_postgresql(engine)
     return engine
+
+
+def _prepare_postgresql(engine: Engine) -> None:
+    """Have every connection give up waiting for another's transaction, as SQLite does."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET lock_timeout = {int(_BUSY_SECONDS * 1000)}")
+        cursor.close()
+        connection.commit()  # a setting made in a transaction that is rolled back is lost
 
 
 def _prepare_sqlite(engine: Engine, url: URL) -> None:

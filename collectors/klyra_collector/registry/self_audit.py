@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klyra_audit import timestamps
 from klyra_audit.event import Actor, AuditEvent, Resource
-from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.registry.scopes import in_order
 
 if TYPE_CHECKING:
@@ -118,4 +117,3 @@ def _key_metadata(key: ApiKey) -> dict[str, Any]:
 
 def _log(organization_id: str) -> Resource:
     return Resource("audit_log", organization_id)
-

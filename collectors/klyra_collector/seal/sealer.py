@@ -137,7 +137,7 @@ class Sealer:
         except IntakeHalted as error:
             _refuse(taken, error)
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the other submissions must still be answered
             _log.exception("commit_failed", submissions=len(taken))
             await self._commit_apart(taken)
             return

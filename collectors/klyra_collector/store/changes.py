@@ -38,7 +38,6 @@ class Batch:
     Attributes:
         origin: name of the shard.
         start, end: indexes of the first record and behind the last one.
-        applied_us: when the last one was sealed, microseconds since 1970.
         rows: the entries among them, ascending.
         extensions: applied after the rows, in ledger order.
         erased: (origin, row) of entries sealed earlier, without what was erased from them.
@@ -47,7 +46,6 @@ class Batch:
     origin: str
     start: int
     end: int
-    applied_us: int
     rows: Sequence[Row]
     extensions: Sequence[Extension] = ()
     erased: Sequence[tuple[str, Row]] = ()

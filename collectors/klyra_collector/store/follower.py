@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -47,21 +46,8 @@ class LedgerBehindStore(Halted):
     code = "ledger_behind_store"
 
 
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """How far a follower is behind.
-
-    Attributes:
-        entries: records committed and not applied, of every kind.
-        seconds: how long ago the last record applied was sealed; 0 when nothing is behind.
-    """
-
-    entries: int
-    seconds: float
-
-
 class Follower:
-    """Moves one store along one ledger. One thread runs it; `lag` may be called from any."""
+    """Moves one store along one ledger. One thread runs it."""
 
     def __init__(
         self,
@@ -84,8 +70,6 @@ class Follower:
         self._clock = clock
         self._batch = batch
         self._erasures = Erasures(reader)
-        self._behind: dict[str, int] = {}
-        self._applied_us = 0
         self._started = time.monotonic()
         self._swept_day = 0
 
@@ -98,10 +82,10 @@ class Follower:
         """
         for origin in self._reader.origins():
             start = self._store.cursor(origin)
-            self._behind[origin] = self._reader.committed(origin) - start
-            if self._behind[origin] < 0:
-                raise _ahead(origin, start, self._reader.committed(origin))
-            if self._behind[origin]:
+            committed = self._reader.committed(origin)
+            if committed < start:
+                raise _ahead(origin, start, committed)
+            if committed > start:
                 return self._advance(origin, start)
         return 0
 
@@ -119,12 +103,6 @@ class Follower:
         if deleted < _SWEEP:
             self._swept_day = today
         return deleted
-
-    def lag(self) -> Lag:
-        """Return how far the store is behind the ledger, as of the last step."""
-        entries = sum(self._behind.values())
-        seconds = (self._clock() - self._applied_us) / timestamps.MICROSECONDS if entries else 0.0
-        return Lag(entries, max(seconds, 0.0))
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set; wait and try again whenever the store cannot be written.
@@ -147,10 +125,7 @@ class Follower:
 
     def _advance(self, origin: str, start: int) -> int:
         records = list(_until_erasure(self._read(origin, start, self._batch)))
-        batch = self._batch_of(records)
-        self._store.apply(batch)
-        self._behind[origin] -= len(records)
-        self._applied_us = batch.applied_us
+        self._store.apply(self._batch_of(records))
         return len(records)
 
     def _read(self, origin: str, start: int, limit: int) -> Sequence[SealedRecord]:
@@ -176,7 +151,7 @@ class Follower:
                 erased += self._erased(record)
         last = records[-1]
         start, end = records[0].index, last.index + 1
-        return Batch(last.origin, start, end, last.leaf.ingest_us, rows, extensions, erased)
+        return Batch(last.origin, start, end, rows, extensions, erased)
 
     def _row(self, record: SealedRecord, today: int) -> Iterator[Row]:
         if record.body is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from klyra_collector.store import statements
@@ -45,10 +46,13 @@ class Reader:
             for statement in statements.selects(conditions, self._driver(conditions), limit)
         ]
         merged = heapq.merge(*arms, key=_sort_key, reverse=search.order == "desc")
-        for count, row in enumerate(merged):
-            if count == limit:
-                return
-            yield _found(positions, row)
+        try:
+            for row in islice(merged, limit):
+                yield _found(positions, row)
+        finally:
+            # A statement that is not at its end would hold this connection at what it sees now.
+            for arm in arms:
+                arm.close()
 
     def get(self, organization_id: str, entry_id: str, today: int) -> Found | None:
         """Return one entry of an organization that is not past its expiry."""

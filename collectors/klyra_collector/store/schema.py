@@ -30,8 +30,7 @@ _TABLES = """
 CREATE TABLE origins (
     number INTEGER PRIMARY KEY,
     origin TEXT NOT NULL UNIQUE,
-    next_index INTEGER NOT NULL,
-    applied_us INTEGER NOT NULL
+    next_index INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE organizations (
     number INTEGER PRIMARY KEY,

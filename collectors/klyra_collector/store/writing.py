@@ -88,10 +88,7 @@ class Writer:
                 self._extend(positions, extension)
             for origin, row in batch.erased:
                 self._erase(positions.of(origin, row.leaf_index), row)
-            self._connection.execute(
-                "UPDATE origins SET next_index = ?, applied_us = ? WHERE origin = ?",
-                (batch.end, batch.applied_us, batch.origin),
-            )
+            self._connection.execute("UPDATE origins SET next_index = ? WHERE origin = ?", (batch.end, batch.origin))
 
     def indexes(self, origin: str, org_ref: bytes, ranges: Ranges) -> list[int]:
         """Return the indexes of an organization's entries with `org_seq` in any of some inclusive ranges."""
@@ -190,7 +187,7 @@ class Writer:
         if origin in positions.numbers:
             return positions
         self._connection.execute(
-            "INSERT INTO origins (number, origin, next_index, applied_us) VALUES (?, ?, 0, 0)",
+            "INSERT INTO origins (number, origin, next_index) VALUES (?, ?, 0)",
             (positions.number_for(origin), origin),
         )
         return self._positions()

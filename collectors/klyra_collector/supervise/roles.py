@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from klyra_collector.config import Listener, Settings
 
 Role = Literal["collector", "follower", "api"]
-Ready = "Callable[[dict[str, str]], None]"
 ROLES: tuple[Role, ...] = ("collector", "follower", "api")
 
 _GRACE_SECONDS = 10
+_POLL_SECONDS = 0.01
 _BACKLOG = 2048
 _CURSOR_KEY_BYTES = 32
 _PROGRESS_LEAVES = 1_000_000
@@ -195,8 +195,8 @@ async def serve_http(app: ASGIApp, listening: socket.socket, on_ready: Callable[
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event to wait for
+        await asyncio.sleep(_POLL_SECONDS)
     if server.started:
         on_ready(_url(listening))
     await serving

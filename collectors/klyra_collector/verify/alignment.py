@@ -31,7 +31,7 @@ class Alignment:
 
     Attributes:
         segments: where the authentic leaves stand, by index; what no segment covers has no leaf to trust.
-        altered: indexes whose leaf is there with other bytes.
+        altered: (index, position in the file) of leaves that are there with other bytes.
         missing: indexes whose leaf was left out.
         moved: indexes whose leaf stands elsewhere.
         extra: positions in the file of leaves that were never sealed.
@@ -41,7 +41,7 @@ class Alignment:
     """
 
     segments: list[Segment] = field(default_factory=list)
-    altered: list[int] = field(default_factory=list)
+    altered: list[tuple[int, int]] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
     extra: list[int] = field(default_factory=list)
@@ -52,6 +52,7 @@ class Alignment:
 
 class _Absent(NamedTuple):
     index: int
+    position: int
     replaced: bool  # another leaf stands in its place
 
 
@@ -81,7 +82,6 @@ class Aligner:
             self._step()
         self._settle()
         self._result.end = self._position
-        self._result.segments.sort()
         return self._result
 
     def _step(self) -> None:
@@ -131,7 +131,7 @@ class Aligner:
         if earlier is not None:
             self._move(self._index, earlier[0])
         else:
-            self._absent[hashed] = _Absent(self._index, replaced)
+            self._absent[hashed] = _Absent(self._index, self._position, replaced)
 
     def _note_added(self, hashed: bytes, *, replaces: bool) -> None:
         earlier = self._absent.pop(hashed, None)
@@ -162,17 +162,21 @@ class Aligner:
 
     def _settle(self) -> None:
         """Judge what never turned up again."""
-        for absent in self._absent.values():
-            (self._result.altered if absent.replaced else self._result.missing).append(absent.index)
-        self._result.extra.extend(position for position, replaces in self._added.values() if not replaces)
-        cut = self._result.cut
-        if cut is not None:
-            elsewhere = [index for index in self._result.moved if index >= cut]
-            cut = self._result.cut = max(elsewhere, default=cut - 1) + 1
-            self._result.cut = cut if cut < self._size else None
-            self._result.missing = [index for index in self._result.missing if index < cut]
-        for found in (self._result.altered, self._result.missing, self._result.moved, self._result.extra):
-            found.sort()
+        result = self._result
+        result.altered = sorted((one.index, one.position) for one in self._absent.values() if one.replaced)
+        result.missing = sorted(one.index for one in self._absent.values() if not one.replaced)
+        result.extra = sorted(position for position, replaces in self._added.values() if not replaces)
+        result.moved.sort()
+        result.segments.sort()
+        if result.cut is not None:
+            self._settle_end(result.cut)
+
+    def _settle_end(self, cut: int) -> None:
+        """Tell what was cut off from what stands in front of something that was not."""
+        result = self._result
+        cut = max((index + 1 for index in result.moved if index >= cut), default=cut)
+        result.cut = cut if cut < self._size else None
+        result.missing = [index for index in result.missing if index < cut]
 
 
 def _common(expected: list[bytes], found: list[bytes]) -> int:

@@ -66,6 +66,33 @@ class RegularFile:
         self.close()
 
 
+class NoFile:
+    """Reads as an empty file where there is none."""
+
+    size = 0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def read(self, _offset: int, _length: int) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def open_or_empty(path: Path) -> RegularFile | NoFile:
+    """Open a file; one that is not there reads as an empty one. Raises `Unreadable`."""
+    try:
+        return RegularFile(path)
+    except FileNotFoundError:
+        return NoFile()
+
+
 def read_small(path: Path, limit: int) -> bytes:
     """Return a whole small file; of a longer one only enough to see that it is too long.
 

@@ -44,6 +44,11 @@ def encode(document: JsonObject, *, max_key_characters: int = MAX_KEY_CHARACTERS
     return encoded
 
 
+def encode_part(part: JsonObject) -> bytes:
+    """Return the canonical bytes of a part of a document that was checked already."""
+    return orjson.dumps(part, option=orjson.OPT_SORT_KEYS)
+
+
 def parse(text: bytes) -> JsonObject:
     """Return the document of any JSON text of the profile, canonical or not.
 

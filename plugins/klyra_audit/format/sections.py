@@ -136,14 +136,17 @@ def control_commit(encoded: bytes) -> bytes:
 
 
 def split(document: JsonObject, marks: Marks = NO_MARKS) -> Sections:
-    """Split a document of the profile into its sections, by the fixed pointers and the catalog's `marks`."""
+    """Split a document into its sections, by the fixed pointers and the catalog's `marks`.
+
+    The document must have passed `canonical.encode` or `canonical.parse_canonical`: it is not checked again.
+    """
     resource = document.get("resource")
     about_user = type(resource) is dict and resource.get("type") == "user"
     return _extract(document, _plan(marks, about_user=about_user), required=False)
 
 
 def split_at(document: JsonObject, actor: tuple[str, ...], target: tuple[str, ...]) -> Sections:
-    """Split a document at exactly the pointers an emitter listed.
+    """Split a document, checked as for `split`, at exactly the pointers an emitter listed.
 
     Raises:
         SectionError: a pointer that may not be in its section, or that the document does not have.
@@ -213,10 +216,11 @@ def _extract(document: JsonObject, steps: tuple[_Step, ...], *, required: bool) 
             (actor if is_actor else target)[pointer] = parent.pop(tokens[-1])
         elif required:
             raise SectionError(f"the document has no {pointer}")
+    # Parts of a document of the profile are of the profile, so nothing is checked twice on the hot path.
     return Sections(
-        canonical.encode(core),
-        _encode_section(actor) if actor else None,
-        _encode_section(target) if target else None,
+        canonical.encode_part(core),
+        canonical.encode_part(actor) if actor else None,
+        canonical.encode_part(target) if target else None,
     )
 
 
@@ -241,10 +245,6 @@ def _copied_parent(
     return parent
 
 
-def _encode_section(members: JsonObject) -> bytes:
-    return canonical.encode(members, max_key_characters=MAX_POINTER_CHARACTERS)
-
-
 def _section_object(name: str, encoded: bytes | None) -> JsonObject:
     if encoded is None:
         return {}
@@ -257,7 +257,8 @@ def _section_object(name: str, encoded: bytes | None) -> JsonObject:
 def _allowed(name: str, listed: tuple[str, ...]) -> tuple[str, ...]:
     fixed = _ACTOR_FIXED if name == "actor" else _TARGET_FIXED
     for pointer in listed:
-        if pointer not in fixed and not (pointer.startswith(_METADATA) and len(pointer) > len(_METADATA)):
+        is_metadata = pointer.startswith(_METADATA) and len(_METADATA) < len(pointer) <= MAX_POINTER_CHARACTERS
+        if pointer not in fixed and not is_metadata:
             raise SectionError(f"{pointer} cannot be in the {name} section")
     return listed
 

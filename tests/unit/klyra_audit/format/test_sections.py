@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klyra_audit.format import canonical, sections
+from klyra_audit.format import sections
 from klyra_audit.format.errors import ProfileError, SectionError
 from klyra_audit.format.sections import Marks, Salts, Sections
 
@@ -138,8 +138,8 @@ def test_the_operator_has_the_zero_reference() -> None:
     assert not sections.is_organization_id("org_7f3a\n")
 
 
-def test_sections_obey_the_profile() -> None:
-    """A document with a float does not split."""
-    with pytest.raises(ProfileError, match="floating"):
-        sections.split({**CORE, "metadata": {"score": 0.5}})
-    assert canonical.MAX_KEY_CHARACTERS < sections.MAX_POINTER_CHARACTERS
+def test_a_pointer_has_at_most_1024_characters() -> None:
+    """A longer key cannot stand in a section."""
+    long = "/metadata/" + "a" * 1015
+    with pytest.raises(SectionError, match="cannot be"):
+        sections.split_at(CORE, (long,), ())

@@ -1,10 +1,8 @@
-"""The command line's groups, run in this process, with what is drained after a change noted."""
+"""The command line's groups, run in this process on a data directory without a collector."""
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
-from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +14,7 @@ from klyra_collector.registry import Registry
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """The data directory that commands find by KLYRA_DATA; it does not exist yet."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KLYRA_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
 
@@ -25,16 +24,6 @@ def registry_of(data):
     """A function that opens the registry a command has made, as the server would."""
     with ExitStack() as opened:
         yield lambda: opened.enter_context(Registry.open(f"sqlite:///{data}/registry.sqlite", Catalog.load()))
-
-
-@pytest.fixture(autouse=True)
-def drained(monkeypatch) -> list:
-    """The data directories whose outbox was to be drained, in order; the ledger has tests of its own."""
-    asked = []
-    offline = ModuleType("klyra_collector.seal.offline")
-    offline.drain_if_stopped = asked.append
-    monkeypatch.setitem(sys.modules, "klyra_collector.seal.offline", offline)
-    return asked
 
 
 @pytest.fixture

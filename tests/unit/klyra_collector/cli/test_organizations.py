@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 
 import pytest
 
-from klyra_audit.errors import Halted
 from klyra_collector.cli.organizations import app
+from klyra_collector.seal.lock import LedgerLock
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def made(run):
     assert run(app, "create", "org_acme", "--plan", "business")[0] == 0
 
 
-def test_create_prints_the_id_and_nothing_else(run, registry_of, drained, data) -> None:
+def test_create_prints_the_id_and_nothing_else(run, registry_of) -> None:
     """The explanation goes to standard error, and the change is sealed at once where it can be."""
     status, out, err = run(app, "create", "org_acme", "--plan", "enterprise", "--retention-days", "730")
     assert (status, out) == (0, "org_acme\n")
     assert "enterprise plan: entries are kept for 730 days" in err
-    assert drained == [data]
     assert registry_of().organization("org_acme").policy == "enterprise-730d"
+    assert registry_of().pending_commands(1) == []
 
 
 def test_create_makes_a_private_data_directory(run, data) -> None:
@@ -32,30 +32,30 @@ def test_create_makes_a_private_data_directory(run, data) -> None:
     assert data.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_option_wins_over_the_variable(run, tmp_path, drained) -> None:
+def test_the_option_wins_over_the_variable(run, tmp_path, data) -> None:
     """--data names the directory for one command."""
     run(app, "create", "org_acme", "--plan", "startup", "--data", str(tmp_path / "other"))
     assert (tmp_path / "other" / "registry.sqlite").is_file()
-    assert drained == [tmp_path / "other"]
+    assert (tmp_path / "other" / "ledger").is_dir()
+    assert not data.exists()
 
 
-def test_set_plan_prints_the_policy(run, made, registry_of, drained, data) -> None:
+def test_set_plan_prints_the_policy(run, made, registry_of) -> None:
     """And says for how long entries are kept from now on."""
     status, out, err = run(app, "set-plan", "org_acme", "--plan", "startup")
     assert (status, out) == (0, "startup\n")
     assert "30 days" in err
-    assert drained == [data, data]
     assert registry_of().organization("org_acme").plan == "startup"
+    assert registry_of().pending_commands(1) == []
 
 
-def test_list_is_a_table_for_people(run, made, drained, data) -> None:
-    """One line for each organization under its headings; looking drains nothing."""
+def test_list_is_a_table_for_people(run, made) -> None:
+    """One line for each organization under its headings."""
     status, out, err = run(app, "list")
     headings, row = out.splitlines()
     assert (status, err) == (0, "")
     assert headings.split() == ["ORGANIZATION", "PLAN", "POLICY", "DAYS", "CREATED"]
     assert row.split()[:4] == ["org_acme", "business", "business", "90"]
-    assert drained == [data]
 
 
 def test_list_is_json_for_programs(run, made) -> None:
@@ -80,13 +80,12 @@ def test_list_is_json_for_programs(run, made) -> None:
         (("set-plan", "org_b", "--plan", "startup"), "There is no organization org_b. Register it"),
     ],
 )
-def test_what_is_refused_exits_with_1(run, made, drained, data, arguments, message) -> None:
+def test_what_is_refused_exits_with_1(run, made, arguments, message) -> None:
     """The reason and the remedy go to standard error, and nothing to standard output."""
     status, out, err = run(app, *arguments)
     assert (status, out) == (1, "")
     assert err.startswith("Error: ")
     assert message in err
-    assert drained == [data]
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("set-plan", "org_acme", "--plan", "startup")])
@@ -108,36 +107,46 @@ def test_a_registry_that_cannot_be_opened_exits_with_2(run, data) -> None:
     assert "not a database" in err
 
 
+def test_a_bad_configuration_exits_with_2(run, monkeypatch) -> None:
+    """A setting that is misspelt is no refusal of the request."""
+    monkeypatch.setenv("KLYRA_REGISTRI__URL", "sqlite:///x")
+    status, out, err = run(app, "list")
+    assert (status, out) == (2, "")
+    assert "KLYRA_REGISTRI__URL names no setting" in err
+
+
 def test_bad_usage_exits_with_2(run) -> None:
     """An option left out is no refusal."""
     assert run(app, "create", "org_acme")[:2] == (2, "")
 
 
-def test_a_change_that_cannot_be_sealed_yet_is_made_all_the_same(run, registry_of, monkeypatch) -> None:
-    """It waits in the outbox, and the command says so."""
-
-    def halted(data) -> None:
-        raise Halted("The ledger is damaged.", remedy="Restore it.")
-
-    monkeypatch.setattr(sys.modules["klyra_collector.seal.offline"], "drain_if_stopped", halted)
-    status, out, err = run(app, "create", "org_acme", "--plan", "startup")
-    assert (status, out) == (0, "org_acme\n")
-    assert "will be sealed when the collector runs" in err
-    assert "Restore it." in err
+def test_a_change_beside_a_running_collector_is_left_to_it(run, made, registry_of, data) -> None:
+    """The command neither waits nor complains: the collector drains the outbox."""
+    with LedgerLock(data / "ledger"):
+        status, out, err = run(app, "set-plan", "org_acme", "--plan", "startup")
+    assert (status, out) == (0, "startup\n")
+    assert "sealed" not in err
     assert len(registry_of().pending_commands(10)) == 2
 
 
-def test_the_log_is_told_who_used_the_command_line(run, made, registry_of, monkeypatch) -> None:
+def test_a_change_that_cannot_be_sealed_yet_is_made_all_the_same(run, made, registry_of, data) -> None:
+    """It waits in the outbox, and the command says so."""
+    (leaves,) = data.glob("ledger/*/leaves")
+    leaves.write_bytes(b"")
+    status, out, err = run(app, "set-plan", "org_acme", "--plan", "startup")
+    assert (status, out) == (0, "startup\n")
+    assert "will be sealed when the collector runs" in err
+    assert len(registry_of().pending_commands(10)) == 2
+
+
+@pytest.mark.parametrize(("login", "name"), [("ada", "ada"), (None, f"uid {os.getuid()}")])
+def test_the_log_is_told_who_used_the_command_line(run, made, registry_of, data, monkeypatch, login, name) -> None:
     """By the login, and without one by the user's number."""
-    monkeypatch.setattr("getpass.getuser", lambda: "ada")
-    run(app, "set-plan", "org_acme", "--plan", "startup")
-    monkeypatch.setattr("getpass.getuser", lambda: {}["no such user"])
-    run(app, "set-plan", "org_acme", "--plan", "business")
-    commands = [command for command in registry_of().pending_commands(10) if command.kind == "event"]
-    actors = [command.payload["document"]["actor"] for command in commands[1:]]
-    assert [actor["type"] for actor in actors] == ["system", "system"]
-    assert actors[0]["name"] == "ada at the command line"
-    assert actors[1]["name"].startswith("uid ")
+    monkeypatch.setattr("getpass.getuser", lambda: {"known": login}["known" if login else "unknown"])
+    with LedgerLock(data / "ledger"):
+        run(app, "set-plan", "org_acme", "--plan", "startup")
+    (document,) = (c.payload["document"] for c in registry_of().pending_commands(10) if c.kind == "event")
+    assert document["actor"] == {"type": "system", "id": "klyra-audit", "name": f"{name} at the command line"}
 
 
 def test_a_registry_elsewhere_is_used_where_it_is_configured(run, data, tmp_path, monkeypatch) -> None:
@@ -145,7 +154,7 @@ def test_a_registry_elsewhere_is_used_where_it_is_configured(run, data, tmp_path
     monkeypatch.setenv("KLYRA_REGISTRY__URL", f"sqlite:///{tmp_path}/elsewhere.sqlite")
     assert run(app, "create", "org_acme", "--plan", "startup")[0] == 0
     assert (tmp_path / "elsewhere.sqlite").is_file()
-    assert not data.exists()
+    assert not (data / "registry.sqlite").exists()
 
 
 @pytest.mark.parametrize("command", ["create", "set-plan", "list"])

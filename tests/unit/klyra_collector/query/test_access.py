@@ -25,8 +25,6 @@ from support.entries import ACME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DAY_US = 86_400 * 1_000_000
-
 
 class TestIsolation:
     """Organizations do not see each other, not even that there is something."""
@@ -85,8 +83,7 @@ class TestRecording:
 
     def test_reads_with_the_same_filters_are_one_entry(self, fresh: Api) -> None:
         """The first read of five minutes is recorded with who, from where, with what; further ones are merged."""
-        with fresh.client(headers={"User-Agent": "tests/1"}) as client:
-            client.headers["User-Agent"] = "tests/1"
+        with fresh.client() as client:
             client.get("/v1/audit-logs?status=failure&event_types=b,a")
             client.post("/v1/audit-logs/search", json={"event_types": ["a", "b"], "status": "failure", "limit": 5})
             client.get("/v1/audit-logs")

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-DAY_US = 86_400 * 1_000_000
-
 
 @pytest.fixture(scope="module")
 def precise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:

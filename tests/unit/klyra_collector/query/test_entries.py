@@ -86,7 +86,7 @@ class TestLists:
         cursor = first["next_cursor"]
         again = client.get("/v1/audit-logs", params={"limit": 3, "status": "success", "cursor": cursor})
         assert len(ids(again)) == 3
-        changed = cursor[:-1] + ("A" if cursor[-1] != "A" else "B")
+        changed = ("A" if cursor[0] != "A" else "B") + cursor[1:]
         for parameters in (
             {"cursor": cursor},
             {"cursor": cursor, "status": "failure"},

@@ -7,23 +7,42 @@ import io
 import json
 import socket
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from klyra_collector.query import exports
-from klyra_collector.registry.policies import RetentionPolicy
+from klyra_collector.registry.policies import Policies
 from support.api import (
     EVENTS,
     Api,
     assert_problem,
     break_exports,
+    running_api,
     unavailable,
 )
 from support.entries import document, entry_of
 
-DAY_US = 86_400 * 1_000_000
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = (
+    "id",
+    "timestamp",
+    "event_type",
+    "actor_type",
+    "actor_id",
+    "actor_name",
+    "resource_type",
+    "resource_id",
+    "resource_name",
+    "action",
+    "status",
+    "client_ip",
+    "user_agent",
+    "metadata",
+)
 
 
 class TestExports:
@@ -50,22 +69,7 @@ class TestExports:
         assert answer.headers["Content-Type"].startswith("text/csv; charset=utf-8")
         assert answer.content.count(b"\r\n") == 7
         rows = list(csv.DictReader(io.StringIO(answer.content.decode(), newline=""), strict=True))
-        assert list(rows[0]) == [
-            "id",
-            "timestamp",
-            "event_type",
-            "actor_type",
-            "actor_id",
-            "actor_name",
-            "resource_type",
-            "resource_id",
-            "resource_name",
-            "action",
-            "status",
-            "client_ip",
-            "user_agent",
-            "metadata",
-        ]
+        assert list(rows[0]) == list(COLUMNS)
         assert [row["id"] for row in rows] == [event["id"] for event in EVENTS]
         assert rows[0]["resource_name"] == ""
         assert rows[2]["actor_id"] == "usr_1,ada"
@@ -103,11 +107,11 @@ class TestExports:
         """What an export cannot do is refused before it begins."""
         assert_problem(client.post("/v1/audit-logs/export", json=body), 400, code, parameter=parameter)
 
-    def test_a_format_outside_the_plan_is_refused(self, fresh: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_format_outside_the_plan_is_refused(self, tmp_path: Path) -> None:
         """The plan is named, and /v1/plan does not offer the format."""
-        plan = replace(fresh.policies.plans["startup"], export_formats=("json",))
-        monkeypatch.setattr(type(fresh.policies), "for_plan", lambda self, name, days=None: policy_of(plan))
-        with fresh.client() as client:
+        plans = Policies.load().plans
+        policies = Policies({**plans, "startup": replace(plans["startup"], export_formats=("json",))})
+        with running_api(tmp_path, policies=policies) as api, api.client() as client:
             answer = client.post("/v1/audit-logs/export", json={"format": "csv"})
             assert_problem(answer, 403, "format_not_in_plan", plan="startup")
             assert client.get("/v1/plan").json()["export_formats"] == ["json"]
@@ -128,13 +132,10 @@ class TestExports:
     def test_a_failure_midway_breaks_the_connection(self, fresh: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         """No client can take a part of an export for the whole."""
         break_exports(fresh, monkeypatch)
-        with (
-            fresh.client() as client,
-            pytest.raises(httpx.RemoteProtocolError),
-            client.stream("POST", "/v1/audit-logs/export", json={}) as answer,
-        ):
+        with fresh.client() as client, client.stream("POST", "/v1/audit-logs/export", json={}) as answer:
             assert answer.status_code == 200
-            answer.read()
+            with pytest.raises(httpx.RemoteProtocolError):
+                answer.read()
         assert "klyra_exports_broken_total 1.0" in httpx.get(f"{fresh.url}/metrics").text
 
     def test_a_failure_at_once_is_a_problem(self, fresh: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,14 +175,3 @@ class TestExports:
             if 'klyra_http_requests_total{method="POST",route="/v1/audit-logs/export"' in text:
                 break
         assert 'klyra_http_requests_total{method="POST",route="/v1/audit-logs/export"' in text
-
-
-def policy_of(plan: Any) -> Any:
-    """Return what a plan gives, without a longer retention."""
-    return RetentionPolicy(
-        plan=plan.plan,
-        policy=plan.plan,
-        retention_days=plan.retention_days,
-        export_formats=plan.export_formats,
-        siem=plan.siem,
-    )

@@ -15,8 +15,6 @@ from support.api import (
 )
 from support.entries import ACME
 
-DAY_US = 86_400 * 1_000_000
-
 
 class TestAccount:
     """Plan and catalog."""
@@ -53,6 +51,7 @@ class TestServer:
         metrics = httpx.get(f"{api.url}/metrics")
         assert metrics.headers["Content-Type"].startswith("text/plain")
         assert 'route="/readyz"' in metrics.text
+        assert 'klyra_follower_lag_entries{follower="store"} 0.0' in metrics.text
 
     def test_a_server_that_cannot_search_is_not_ready(self, fresh: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         """Readiness fails with the store, health does not."""

@@ -19,6 +19,7 @@ class Clock:
         self.now = MIDSUMMER_US
 
     def __call__(self) -> int:
+        """Return the time."""
         return self.now
 
     def advance(self, *, seconds: float = 0, minutes: float = 0, days: float = 0) -> None:

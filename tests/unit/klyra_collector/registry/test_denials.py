@@ -122,9 +122,7 @@ def test_two_processes_count_in_one_window(registry, second, told, clock) -> Non
     assert sum(attempts(told.new_documents())) == 200
 
 
-def test_attempts_that_could_not_be_written_are_counted_later(
-    url, catalog, clock, registry, told, monkeypatch
-) -> None:
+def test_attempts_that_could_not_be_written_are_counted_later(url, catalog, clock, registry, told, monkeypatch) -> None:
     """While another process holds the registry they stay in memory."""
     monkeypatch.setattr("klyra_collector.registry.database._BUSY_SECONDS", 0.02)
     with Registry.open(url, catalog, clock=clock) as impatient:

@@ -244,7 +244,7 @@ class TestRotating:
 class TestLastUse:
     """When a key was last used."""
 
-    def last_used(self, registry, key) -> int | None:
+    def last_used(self, registry) -> int | None:
         """Return what the list says, once everything noted is written."""
         registry._last_use.close()
         registry._last_use._writer = None
@@ -253,30 +253,30 @@ class TestLastUse:
     def test_it_is_written_to_the_minute(self, registry, key, clock) -> None:
         """The first use is, a use within the minute is not, a later one is."""
         start = clock.now
-        assert self.last_used(registry, key) is None
+        assert self.last_used(registry) is None
         registry.authenticate(key.secret_text)
-        assert self.last_used(registry, key) == start
+        assert self.last_used(registry) == start
         clock.advance(seconds=59)
         registry.authenticate(key.secret_text)
-        assert self.last_used(registry, key) == start
+        assert self.last_used(registry) == start
         clock.advance(seconds=1)
         registry.authenticate(key.secret_text)
-        assert self.last_used(registry, key) == start + 60_000_000
+        assert self.last_used(registry) == start + 60_000_000
 
     def test_one_process_sees_what_another_wrote(self, registry, second, key, clock) -> None:
         """Together they write once a minute."""
         registry.authenticate(key.secret_text)
-        start = self.last_used(registry, key)
+        start = self.last_used(registry)
         clock.advance(seconds=30)
         second.authenticate(key.secret_text)
-        assert self.last_used(second, key) == start
+        assert self.last_used(second) == start
 
     def test_authentication_does_not_wait_for_the_write_lock(self, registry, second, key) -> None:
         """While another process writes, a key authenticates all the same, and its use is written afterwards."""
         with second._database.writing():
             registry.authenticate(key.secret_text)
             assert registry.keys("org_a")[0].last_used_at is None
-        assert self.last_used(registry, key) is not None
+        assert self.last_used(registry) is not None
 
     def test_a_registry_that_cannot_be_written_troubles_nobody(
         self, url, catalog, clock, key, second, monkeypatch
@@ -286,7 +286,7 @@ class TestLastUse:
         with Registry.open(url, catalog, clock=clock) as impatient:
             with second._database.writing():
                 impatient.authenticate(key.secret_text)
-                assert self.last_used(impatient, key) is None
+                assert self.last_used(impatient) is None
             clock.advance(minutes=1)
             impatient.authenticate(key.secret_text)
-            assert self.last_used(impatient, key) == clock.now
+            assert self.last_used(impatient) == clock.now

@@ -37,7 +37,9 @@ def event(**changes) -> AuditEvent:
     origin = Origin(None, None)
     denial = Denial(reason="revoked", endpoint="/v1/logs", key_id="", organization_id="org_a", origin=origin)
     made = self_audit.access_denied(denial, 1)
-    members = {name: getattr(made, name) for name in ("event_type", "actor", "resource", "action", "status", "metadata")}
+    members = {
+        name: getattr(made, name) for name in ("event_type", "actor", "resource", "action", "status", "metadata")
+    }
     return AuditEvent(**{**members, **changes})
 
 

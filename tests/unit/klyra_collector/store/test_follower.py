@@ -14,6 +14,7 @@ from klyra_audit.format import canonical
 from klyra_audit.format.leaf import Kind
 from klyra_audit.format.sections import Sections, commitments
 from klyra_collector.store.follower import Follower, LedgerBehindStore
+from klyra_collector.store.lag import Lag, LagMeter
 from klyra_collector.store.rows import RecordUnusable
 from klyra_collector.store.schema import StoreBusy
 from klyra_collector.store.searching import Filters, Search
@@ -107,17 +108,18 @@ class TestFollowing:
         assert [entry["id"] for entry in entries_of(store)] == [document(1)["id"]]
 
     def test_lag_is_in_entries_and_seconds(self, store: SqliteStore, ledger: MemoryLedger) -> None:
-        """What is behind is counted, and its age told; nothing behind is zero."""
+        """What is not applied yet is counted, and the age of its oldest record told; nothing behind is zero."""
+        meter = LagMeter(ledger, store, lambda: TODAY_US)
+        assert meter.measure() == Lag(0, 0.0)
         for number in range(5):
             ledger.seal(document(number), ingest_us=TODAY_US - 60_000_000 + number * 10_000_000)
+        assert meter.measure() == Lag(5, 60.0)
         follower = follower_of(ledger, store, batch=2)
         follower.step()
-        lag = follower.lag()
-        assert (lag.entries, lag.seconds) == (3, 50.0)
+        assert meter.measure() == Lag(3, 40.0)
         follower.step()
         follower.step()
-        lag = follower.lag()
-        assert (lag.entries, lag.seconds) == (0, 0.0)
+        assert meter.measure() == Lag(0, 0.0)
 
     def test_an_extension_is_applied_where_it_stands(self, store: SqliteStore, ledger: MemoryLedger) -> None:
         """An EXTEND record keeps the entries it names longer."""
@@ -414,7 +416,7 @@ class TestSweeping:
 
 def test_sections_are_joined_by_any_pointer(store: SqliteStore, ledger: MemoryLedger) -> None:
     """Marked metadata, nested and escaped, comes back where it was."""
-    from klyra_audit.format.sections import Marks  # noqa: PLC0415
+    from klyra_audit.format.sections import Marks
 
     event = document(0, metadata={"a/b": {"c~d": "secret"}, "plain": 1})
     ledger.seal(event, marks=Marks(target=("/metadata/a~1b/c~0d",)))

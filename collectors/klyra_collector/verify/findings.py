@@ -1,0 +1,79 @@
+"""Gather findings: all are counted, the first ones are kept, and every record that one is about is marked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from klyra_collector.verify.verdicts import Finding, Verdict
+
+_SEEN: Final = 1
+_FLAGGED: Final = 2
+
+
+class Findings:
+    """What was found in one shard.
+
+    Attributes:
+        counts: records by verdict; what is about no record counts as one.
+        kept: the first `limit` findings.
+        total: how many there were.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.counts: Counter[Verdict] = Counter()
+        self.kept: list[Finding] = []
+        self.total = 0
+        self._limit = limit
+
+    def add(self, finding: Finding) -> None:
+        """Take in a finding."""
+        self.counts[finding.verdict] += finding.count
+        self.total += 1
+        if len(self.kept) < self._limit:
+            self.kept.append(finding)
+
+    def add_uncounted(self, finding: Finding) -> None:
+        """Take in a finding whose verdict was counted already."""
+        self.add(finding)
+        self.counts[finding.verdict] -= finding.count
+
+
+class Marks:
+    """One byte for each record: whether its content was seen, and whether a finding is about it."""
+
+    def __init__(self, size: int) -> None:
+        self._marks = bytearray(size)
+        self.size = size
+
+    def see(self, index: int) -> bool:
+        """Note that the content of a record was seen; return whether it had been before."""
+        before = self._marks[index]
+        self._marks[index] = before | _SEEN
+        return bool(before & _SEEN)
+
+    def is_seen(self, index: int) -> bool:
+        """Say whether the content of a record was seen."""
+        return bool(self._marks[index] & _SEEN)
+
+    def all_seen(self) -> bool:
+        """Say whether every record's content was seen."""
+        return not (self._marks.count(0) + self._marks.count(_FLAGGED))
+
+    def flag(self, first: int, last: int) -> None:
+        """Note that a finding is about a range of records."""
+        for index in range(max(first, 0), min(last + 1, self.size)):
+            self._marks[index] |= _FLAGGED
+
+    def flag_each(self, indexes: Iterable[int]) -> None:
+        """Note that a finding is about each of several records."""
+        for index in indexes:
+            self._marks[index] |= _FLAGGED
+
+    def unflagged(self, size: int) -> int:
+        """Return how many of the first `size` records no finding is about."""
+        covered = min(size, self.size)
+        return covered - sum(self._marks.count(value, 0, covered) for value in (_FLAGGED, _FLAGGED | _SEEN))

@@ -1,0 +1,95 @@
+"""Judge the order in which frames stand in a file, and what its damaged places once held. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from klyra_collector.verify.contents import Problem
+from klyra_collector.verify.filing import Complaint
+from klyra_collector.verify.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from klyra_collector.verify.filing import FrameReport
+    from klyra_collector.verify.walk import Damage
+
+
+class Seen(Protocol):
+    """Remembers whose content was seen."""
+
+    def see(self, index: int) -> bool:
+        """Note a record; return whether it had been seen before."""
+        ...
+
+
+@dataclass(slots=True)
+class Gap:
+    """A damaged place in a file, and the indexes of the frames around it: -1 in front of the first.
+
+    Attributes:
+        damage: the bytes.
+        after: index of the frame before it.
+        at_end: no frame follows.
+    """
+
+    damage: Damage
+    after: int
+    at_end: bool = True
+
+
+class FileOrder:
+    """Follows the frames of one file from its beginning to its end.
+
+    Attributes:
+        gaps: its damaged places, in their order.
+    """
+
+    def __init__(self, seen: Seen) -> None:
+        self.gaps: list[Gap] = []
+        self._seen = seen
+        self._last = self._before_last = -1
+        self._last_offset = 0
+
+    def feed(self, report: FrameReport) -> Iterator[Complaint]:
+        """Go on with a report; yield what stands twice or in another place than it should."""
+        damages = iter([*report.damages, (len(report.indexes) + 1, None)])
+        position, damage = next(damages)
+        for place, index in enumerate(report.indexes):
+            while damage is not None and position <= place:
+                self.gaps.append(Gap(damage, self._last))
+                position, damage = next(damages)
+            if self.gaps and self.gaps[-1].at_end:
+                self._close_gaps()
+            if self._seen.see(index):
+                problem = Problem(Verdict.DUPLICATE, "its content stands here a second time")
+                yield Complaint(index, report.offsets[place], problem)
+            elif index > self._last:
+                self._go_on(index, report.offsets[place])
+            else:
+                yield self._judge_descent(index, report.offsets[place])
+        while damage is not None:
+            self.gaps.append(Gap(damage, self._last))
+            _, damage = next(damages)
+
+    def _go_on(self, index: int, offset: int) -> None:
+        self._before_last, self._last, self._last_offset = self._last, index, offset
+
+    def _judge_descent(self, index: int, offset: int) -> Complaint:
+        """Say which of two frames in descending order is out of place: the one without which all others ascend."""
+        if index < self._before_last:
+            return _misplaced(index, offset)
+        complaint = _misplaced(self._last, self._last_offset)
+        self._last, self._last_offset = index, offset
+        return complaint
+
+    def _close_gaps(self) -> None:
+        for gap in reversed(self.gaps):
+            if not gap.at_end:
+                return
+            gap.at_end = False
+
+
+def _misplaced(index: int, offset: int) -> Complaint:
+    return Complaint(index, offset, Problem(Verdict.REORDERED, "its content stands out of order in this file"))
