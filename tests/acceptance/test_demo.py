@@ -1,4 +1,4 @@
-"""`klyra-audit demo`, as a newcomer meets it: what it prints can be opened and pasted, and all of it stops and continues."""
+"""`klyra-audit demo`, as a newcomer meets it: what it prints can be pasted, and all of it stops and continues."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_a_second_demo_does_not_disturb_the_first(running: Demo) -> None:
 
 
 def test_it_stops_whole_and_continues(tmp_path: Path) -> None:
-    """SIGTERM and Ctrl-C stop every process with exit 0; the next run has the old entries and new keys; verify passes."""
+    """SIGTERM and Ctrl-C stop every process; the next run has the old entries and new keys; verify passes."""
     data = tmp_path / "data"
     with demo(data) as first:
         wait_for(lambda: len(first.entries()) > 60, TYPES_SECONDS, first.process, first.log)

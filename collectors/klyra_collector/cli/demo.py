@@ -14,7 +14,14 @@ import typer
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError
 from klyra_collector.cli.administration import COULD_NOT, answer, operator, say
-from klyra_collector.config import Listener, RegistrySettings, Settings, StoreSettings
+from klyra_collector.config import (
+    CollectorSettings,
+    LedgerSettings,
+    Listener,
+    RegistrySettings,
+    Settings,
+    StoreSettings,
+)
 from klyra_collector.demo.companions import SERVICE, example_traffic, moderation_service
 from klyra_collector.demo.organization import ORGANIZATION_ID, prepare_organization, sign_in_link
 from klyra_collector.demo.ports import choose, listeners, with_listeners
@@ -29,7 +36,14 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA: Final = Path(".klyra-demo")
 
-_SERVICE_LISTENER = Listener(listen="127.0.0.1:8090")
+# Whatever is configured for a deployment, the demo is none of its collectors and writes to none of its databases.
+_OWN: Final = {
+    "ledger": LedgerSettings(),
+    "collector": CollectorSettings(),
+    "registry": RegistrySettings(),
+    "store": StoreSettings(),
+}
+_SERVICE_LISTENER: Final = Listener(listen="127.0.0.1:8090")
 
 app = typer.Typer(add_completion=False)
 
@@ -58,7 +72,7 @@ def demo(
     """Start everything with an example organization and live example traffic, until Ctrl-C.
 
     It prints a link that opens the dashboard, and commands to try next. Ports that are taken are moved, with a
-    notice. A configured registry or store is left alone: the demo keeps its own.
+    notice. Configured names, registry and store are left alone: the demo has its own.
     """
     configure_logs("demo")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -78,21 +92,23 @@ def _run(data: Path, *, traffic: bool) -> int:
     settings = plan.settings
     settings.data_directory.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     LedgerLock(settings.data_directory.ledger).release()  # a demo that runs there keeps its keys
-    with Registry.open(settings.registry_url, Catalog.load()) as registry:
+    with Registry.open(settings.registry_url, Catalog.load(settings.catalog)) as registry:
         keys = prepare_organization(registry, by=operator())
         supervisor = Supervisor(settings, extra=_companions(plan, keys), restart=False)
-        running = supervisor.start(say)
-        link = sign_in_link(registry, running.api or "", by=operator())
-    answer(_welcome(data, plan, running, keys, link))
-    status = supervisor.wait()
+        try:
+            running = supervisor.start(say)
+            link = sign_in_link(registry, running.api or "", by=operator())
+            answer(_welcome(data, plan, running, keys, link))
+            status = supervisor.wait()
+        finally:
+            supervisor.stop()  # an interruption may come at any point; stopping again does nothing
     say("The demo has stopped." if status == 0 else "A process of the demo ended, so all of it has stopped.")
     return status
 
 
 def _plan(data: Path, *, traffic: bool) -> _Plan:
     """Decide where everything listens, and say what had to move."""
-    loaded = Settings.load(data=data)
-    settings = loaded.model_copy(update={"registry": RegistrySettings(), "store": StoreSettings()})
+    settings = Settings.load(data=data).model_copy(update=_OWN)
     wanted = listeners(settings) | ({SERVICE: _SERVICE_LISTENER} if traffic else {})
     chosen = choose(wanted)
     for name, listener in wanted.items():

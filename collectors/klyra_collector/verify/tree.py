@@ -50,10 +50,12 @@ class Tree:
         end: position in the file behind the last signed leaf.
         vouched: how many records, from the first on, a signed head vouches for.
         account: the tree itself, as far as it is known.
+        from_hashes: roots of its full tiles as hashes/0 has them.
         findings: what is wrong.
     """
 
     account: Account
+    from_hashes: bytes
     segments: tuple[Segment, ...] = ()
     skipped: list[tuple[int, bytes]] = field(default_factory=list)
     end: int = 0
@@ -93,9 +95,9 @@ class TreeReader:
         own, stored = self._leaf_hashes_of(number), self._stored_hashes_of(number)
         computed = Account(accounts.computed, own)
         if head is None:
-            return self._trust(computed, vouched=0)
+            return self._trust(computed, accounts.from_hashes, vouched=0)
         if computed.root(head.size) == head.root:
-            return self._trust(computed, vouched=head.size)
+            return self._trust(computed, accounts.from_hashes, vouched=head.size)
         from_hashes = Account(accounts.from_hashes, stored)
         if from_hashes.root(head.size) == head.root:
             return self._align(from_hashes, accounts)
@@ -103,7 +105,7 @@ class TreeReader:
         authentic = tiles.find_authentic(head.root, head.size, (accounts.stored, accounts.computed, mixed), (own, stored))
         if authentic is not None:
             return self._localise(authentic, accounts)
-        return self._give_up(computed, kept)
+        return self._give_up(computed, accounts, kept)
 
     def _read_accounts(self) -> _Accounts:
         """Read everything once; full tiles are spread over the crew."""
@@ -120,11 +122,11 @@ class TreeReader:
         stored = _read(self._folder.hashes(1), 0, full * HASH_SIZE)
         return _Accounts(bytes(computed), bytes(from_hashes), stored, differing)
 
-    def _trust(self, account: Account, *, vouched: int) -> Tree:
+    def _trust(self, account: Account, from_hashes: bytes, *, vouched: int) -> Tree:
         """Take the leaves as they stand."""
         there = min(self._extent.size, self._extent.leaves)
         segments = (Segment(0, 0, there),) if there else ()
-        return Tree(account, segments, end=min(self._extent.signed, self._extent.leaves), vouched=vouched)
+        return Tree(account, from_hashes, segments, end=min(self._extent.signed, self._extent.leaves), vouched=vouched)
 
     def _align(self, authentic: Account, accounts: _Accounts) -> Tree:
         """The hashes beside the leaves are authentic: say of each leaf what happened to it."""
@@ -141,7 +143,7 @@ class TreeReader:
                 return tiles.split_hashes(tiles.leaf_hashes(leaves.read(first * LEAF_SIZE, count * LEAF_SIZE)))
 
             aligned = Aligner(stored, actual, starts[0], signed).run(_skipper(starts))
-            tree = Tree(authentic, end=aligned.end, vouched=signed)
+            tree = Tree(authentic, accounts.from_hashes, end=aligned.end, vouched=signed)
             absent = sorted([*aligned.missing, *(index for index, _ in aligned.altered)])
             tree.skipped = [(index, stored(index, 1)[0]) for index in absent]
         tree.segments = (*aligned.segments, *self._unsigned(aligned))
@@ -174,10 +176,11 @@ class TreeReader:
 
     def _localise(self, authentic: Account, accounts: _Accounts) -> Tree:
         """Some accounts are wrong in places, but together they lead to the signed root: go tile by tile."""
-        tree = self._trust(authentic, vouched=self._extent.signed)
+        tree = self._trust(authentic, accounts.from_hashes, vouched=self._extent.signed)
         tree.findings.append(self._mismatch(0, "the leaves do not lead to the signed root"))
-        for number in tiles.differing(accounts.computed, authentic.tiles):
-            if self._stored_root(accounts, number) == _nth(authentic.tiles, number):
+        full = self._extent.signed // TILE_LEAVES * HASH_SIZE
+        for number in tiles.differing(accounts.computed[:full], authentic.tiles[:full]):
+            if _nth(accounts.from_hashes, number) == _nth(authentic.tiles, number):
                 self._compare_leaves(tree, number, self._stored_hashes_of(number))
             else:
                 first = number * TILE_LEAVES
@@ -200,12 +203,12 @@ class TreeReader:
             reason = "its leaf is not the one that was sealed"
             tree.findings.append(self._about(Verdict.ALTERED, index, index, reason, index))
 
-    def _give_up(self, computed: Account, kept: Iterable[Checkpoint]) -> Tree:
+    def _give_up(self, computed: Account, accounts: _Accounts, kept: Iterable[Checkpoint]) -> Tree:
         """Nothing leads to the signed root: say from which older head on."""
         known = [head for head in kept if head.size <= self._extent.leaves]
         roots = tiles.roots_at([head.size for head in known], computed.tiles, self._leaf_hashes_of)
         vouched = max((head.size for head, root in zip(known, roots, strict=True) if root == head.root), default=0)
-        tree = self._trust(computed, vouched=vouched)
+        tree = self._trust(computed, accounts.from_hashes, vouched=vouched)
         if self._extent.leaves < self._extent.signed:
             tree.findings.append(self._truncated(self._extent.leaves))
         else:
@@ -226,10 +229,6 @@ class TreeReader:
 
     def _stored_hashes_of(self, number: int) -> bytes:
         return _read(self._folder.hashes(0), number * tiles.TILE_BYTES, tiles.TILE_BYTES)
-
-    @staticmethod
-    def _stored_root(accounts: _Accounts, number: int) -> bytes:
-        return _nth(accounts.from_hashes, number)
 
     def _truncated(self, first: int) -> Finding:
         last = self._extent.signed - 1

@@ -1,0 +1,197 @@
+"""Steps 6 and 8 to 10: every leaf has its content, the right one, once, where it belongs, and nothing else is there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from klyra_collector.verify import filing
+from klyra_collector.verify.contents import ControlFacts
+from klyra_collector.verify.files import RegularFile, Unreadable, open_or_empty
+from klyra_collector.verify.filing import BodyTask, Complaint, FrameReport, Leaves, QuarantineTask
+from klyra_collector.verify.order import FileOrder
+from klyra_collector.verify.presence import CONTROL, Absences, Run, explain
+from klyra_collector.verify.scan import LeafReader
+from klyra_collector.verify.tail import Leftover
+from klyra_collector.verify.verdicts import Finding, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from klyra_collector.verify.contents import Quarantined
+    from klyra_collector.verify.findings import Findings, Marks
+    from klyra_collector.verify.layout import ShardFolder
+    from klyra_collector.verify.order import Gap
+    from klyra_collector.verify.work import Crew
+
+_MAX_BEYOND: Final = 100_000  # frames behind the end that are described
+
+
+class Inventory:
+    """Goes through the frame files of one shard.
+
+    Attributes:
+        leftovers: frames behind the end, to be judged last.
+    """
+
+    def __init__(self, folder: ShardFolder, leaves: Leaves, marks: Marks, findings: Findings, leaf_count: int) -> None:
+        self._folder = folder
+        self._leaves = leaves
+        self._marks = marks
+        self._findings = findings
+        self._leaf_count = leaf_count
+        self._gaps: defaultdict[int, list[Gap]] = defaultdict(list)
+        self.leftovers: list[Leftover] = []
+
+    def check_control(self) -> ControlFacts:
+        """Check the control documents against their leaves, and return what they say."""
+        path = self._folder.control
+        try:
+            report, facts = filing.scan_control(path, self._leaves)
+        except Unreadable as error:
+            self._cannot_read(path, error)
+            return ControlFacts()
+        self._take(report, path, FileOrder(self._marks), CONTROL)
+        return facts
+
+    def body_tasks(self, org_salt: bytes | None) -> list[BodyTask]:
+        """Return the parts that all files of bodies are looked at in."""
+        tasks: list[BodyTask] = []
+        try:
+            for path in self._folder.other_body_folders():
+                self._unknown_folder(path)
+            days = sorted(self._folder.body_days())
+        except Unreadable as error:
+            self._cannot_read(self._folder.root / "bodies", error)
+            return tasks
+        for day in days:
+            path = self._folder.bodies(day)
+            try:
+                with open_or_empty(path) as file:
+                    size = file.size
+            except Unreadable as error:
+                self._cannot_read(path, error)
+                continue
+            tasks += filing.body_tasks(path, size, day, self._leaves, org_salt)
+        return tasks
+
+    def check_bodies(self, tasks: list[BodyTask], crew: Crew, progress: Callable[[int, int], None]) -> None:
+        """Check all bodies, and the quarantined bytes beside some of them."""
+        total, done = sum(task.stop - task.start for task in tasks), 0
+        quarantined: dict[int, Quarantined] = {}
+        quarantine_days = self._quarantine_days()
+        order, end = FileOrder(self._marks), 0
+        results = crew.map(filing.scan_bodies, tasks)
+        for task, first_report in zip(tasks, results, strict=True):
+            report = first_report
+            if task.start == 0:
+                order, end, quarantined = FileOrder(self._marks), 0, {}
+            elif report.begin != end:
+                report = _repeat(task, end)
+            end = report.end
+            self._take(report, task.path, order, task.day)
+            quarantined.update(report.quarantined)
+            done += task.stop - task.start
+            progress(done, total)
+            if task.stop == task.size:
+                quarantine_days.discard(task.day)
+                self._check_quarantine(task.day, quarantined)
+        for day in sorted(quarantine_days):
+            self._check_quarantine(day, {})
+
+    def check_presence(self) -> None:
+        """Say which records have no content, and which damaged places held none."""
+        absences = Absences()
+        with open_or_empty(self._leaves.path) as file:
+            reader = LeafReader(file, self._leaves.segments)
+            if not self._marks.all_seen():
+                for first, block in reader.runs():
+                    seen = self._marks.seen_from(first, len(block))
+                    for run in absences.feed(first, block, seen):
+                        self._explain(run)
+                for run in absences.finish():
+                    self._explain(run)
+        for file_key, gaps in self._gaps.items():
+            self._judge_gaps(self._path_of(file_key), gaps)
+
+    def _take(self, report: FrameReport, path: Path, order: FileOrder, file_key: int) -> None:
+        """Take in what was found in a file, or in the next part of it."""
+        for complaint in report.complaints:
+            self._complain(complaint, path)
+        for complaint in order.feed(report):
+            self._complain(complaint, path)
+        self._gaps[file_key] = order.gaps
+        for index, offset in report.beyond:
+            self._note_beyond(path, index, offset)
+
+    def _note_beyond(self, path: Path, index: int, offset: int) -> None:
+        if index >= self._leaf_count and len(self.leftovers) < _MAX_BEYOND:
+            self.leftovers.append(Leftover(path, offset, index, "content"))
+
+    def _explain(self, run: Run) -> None:
+        path = self._path_of(run.file)
+        gaps = [gap for gap in self._gaps[run.file] if gap.after == run.after]
+        for found in explain(run, gaps):
+            finding = Finding(
+                verdict=found.verdict,
+                reason="its content is not here" if found.gap is None else found.gap.damage.reason,
+                first=found.first,
+                last=found.last,
+                file=self._folder.name(path),
+                offset=None if found.gap is None else found.gap.damage.offset,
+                count=found.count,
+            )
+            self._findings.add(finding)
+            self._marks.flag(found.first, found.last)
+        self._gaps[run.file] = [gap for gap in self._gaps[run.file] if gap.after != run.after]
+
+    def _judge_gaps(self, path: Path, gaps: Iterable[Gap]) -> None:
+        """Judge damaged places in which no record is missing: something was put in, or is being written."""
+        for gap in gaps:
+            if gap.at_end:
+                self.leftovers.append(Leftover(path, gap.damage.offset, None, "bytes"))
+                continue
+            length = gap.damage.end - gap.damage.offset
+            reason = f"{length} bytes that belong to no record: {gap.damage.reason}"
+            self._findings.add(self._file_finding(Verdict.EXTRA, reason, path, gap.damage.offset))
+
+    def _quarantine_days(self) -> set[int]:
+        """Return the days of which there are quarantined bytes."""
+        try:
+            days = set(self._folder.quarantine_days())
+        except Unreadable as error:
+            self._cannot_read(self._folder.root, error)
+            return set()
+        return days
+
+    def _check_quarantine(self, day: int, expected: dict[int, Quarantined]) -> None:
+        path = self._folder.quarantined(day)
+        if path is None:
+            return
+        try:
+            report = filing.scan_quarantine(QuarantineTask(path, day, expected, self._leaves))
+        except Unreadable as error:
+            self._cannot_read(path, error)
+            return
+        _QuarantineDay(self, path, expected).check(report)
+
+
+def _repeat(task: BodyTask, begin: int) -> FrameReport:
+    """Look at a part again from where the part before it ended: that is where its first frame begins."""
+    if begin >= task.stop:
+        return FrameReport(begin, begin)
+    with RegularFile(task.path):
+        pass
+    return filing.scan_bodies(
+        BodyTask(
+            path=task.path,
+            size=task.size,
+            day=task.day,
+            start=begin,
+            stop=task.stop,
+            synchronised=True,
+            leaves=task.leaves,
+            org_salt=task.org_salt,
+        )
+    )
