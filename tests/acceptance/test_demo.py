@@ -278,3 +278,13 @@ def test_a_host_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "Cannot listen on 192.0.2.1, on any port, for api.listen" in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """A data directory that cannot be made ends in a sentence and exit 2."""
+    (tmp_path / "file").touch()
+    command = [*KLYRA, "demo", "--data", tmp_path / "file" / "data"]
+    done = subprocess.run(command, env=os.environ | ANY_PORT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr

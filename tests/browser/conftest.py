@@ -73,7 +73,7 @@ def browser(require_peer: Callable[[str, object], None]) -> Iterator[Browser]:
     """Chromium, which must leave no process behind."""
     require_peer("playwright", importlib.util.find_spec("playwright"))
     require_peer("chromium", CHROMIUM.exists())
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - may be missing
+    from playwright.sync_api import sync_playwright
 
     before = set(psutil.Process().children(recursive=True))
     with sync_playwright() as playwright:

@@ -17,14 +17,13 @@ from klyra_collector.cli.administration import COULD_NOT, answer, operator, say
 from klyra_collector.config import (
     CollectorSettings,
     LedgerSettings,
-    Listener,
     RegistrySettings,
     Settings,
     StoreSettings,
 )
 from klyra_collector.demo.companions import SERVICE, example_traffic, moderation_service
 from klyra_collector.demo.organization import ORGANIZATION_ID, prepare_organization, sign_in_link
-from klyra_collector.demo.ports import choose, listeners, with_listeners
+from klyra_collector.demo.ports import addresses, choose, port_of, with_addresses
 from klyra_collector.logs import configure_logs
 from klyra_collector.registry import Registry
 from klyra_collector.seal.lock import LedgerLock
@@ -43,7 +42,7 @@ _OWN: Final = {
     "registry": RegistrySettings(),
     "store": StoreSettings(),
 }
-_SERVICE_LISTENER: Final = Listener(listen="127.0.0.1:8090")
+_SERVICE_ADDRESS: Final = "127.0.0.1:8090"
 
 app = typer.Typer(add_completion=False)
 
@@ -54,11 +53,11 @@ class _Plan:
 
     Attributes:
         settings: with ports that are free.
-        service: where the example moderation service will listen; None without traffic.
+        service: `host:port` of the example moderation service; None without traffic.
     """
 
     settings: Settings
-    service: Listener | None
+    service: str | None
 
 
 @app.command()
@@ -67,7 +66,9 @@ def demo(
     data: Annotated[
         Path, typer.Option("--data", metavar="DIR", help="Where its data live, and continue on the next run.")
     ] = DEFAULT_DATA,
-    traffic: Annotated[bool, typer.Option("--traffic/--no-traffic", help="Run the example service and use it.")] = True,
+    no_traffic: Annotated[
+        bool, typer.Option("--no-traffic", help="Leave out the example service and its use.")
+    ] = False,
 ) -> None:
     """Start everything with an example organization and live example traffic, until Ctrl-C.
 
@@ -77,10 +78,10 @@ def demo(
     configure_logs("demo")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        status = _run(data, traffic=traffic)
+        status = _run(data, traffic=not no_traffic)
     except KeyboardInterrupt:  # while it was starting
         status = 0
-    except KlyraError as error:
+    except (KlyraError, OSError) as error:
         say(f"Error: {error}")
         status = COULD_NOT
     sys.exit(status)
@@ -109,12 +110,12 @@ def _run(data: Path, *, traffic: bool) -> int:
 def _plan(data: Path, *, traffic: bool) -> _Plan:
     """Decide where everything listens, and say what had to move."""
     settings = Settings.load(data=data).model_copy(update=_OWN)
-    wanted = listeners(settings) | ({SERVICE: _SERVICE_LISTENER} if traffic else {})
+    wanted = addresses(settings) | ({SERVICE: _SERVICE_ADDRESS} if traffic else {})
     chosen = choose(wanted)
-    for name, listener in wanted.items():
-        if listener.port not in {0, chosen[name].port}:
-            say(f"{name}: port {listener.port} is taken, using {chosen[name].port}")
-    return _Plan(with_listeners(settings, chosen), chosen.get(SERVICE))
+    for name, address in wanted.items():
+        if port_of(address) not in {0, port_of(chosen[name])}:
+            say(f"{name}: port {port_of(address)} is taken, using {port_of(chosen[name])}")
+    return _Plan(with_addresses(settings, chosen), chosen.get(SERVICE))
 
 
 def _companions(plan: _Plan, keys: DemoKeys) -> list[ExtraProcess]:
@@ -122,8 +123,8 @@ def _companions(plan: _Plan, keys: DemoKeys) -> list[ExtraProcess]:
         return []
     endpoint = f"http://{plan.settings.otlp.http.listen}"
     return [
-        moderation_service(listen=plan.service.listen, endpoint=endpoint, emit_key=keys.emit),
-        example_traffic(service=f"http://{plan.service.listen}"),
+        moderation_service(listen=plan.service, endpoint=endpoint, emit_key=keys.emit),
+        example_traffic(service=f"http://{plan.service}"),
     ]
 
 
@@ -149,7 +150,7 @@ def _own_entry(plan: _Plan, keys: DemoKeys, of_data: str) -> str:
             f"--key {keys.emit} {of_data}"
         )
     return (
-        f"curl http://{plan.service.listen}/v1/moderations -H 'X-User-Id: usr_owner' "
+        f"curl http://{plan.service}/v1/moderations -H 'X-User-Id: usr_owner' "
         "-H 'Content-Type: application/json' -d '{\"text\": \"What a stupid idea, you idiot\"}'"
     )
 

@@ -1,4 +1,7 @@
-"""Choose ports that are free, so that the demo starts beside whatever else runs."""
+"""Choose ports that are free, so that the demo starts beside whatever else runs.
+
+An address is `host:port`, an IPv6 host in brackets, as settings have it.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from pydantic import BaseModel
 
 from klyra_audit.errors import Paused
-from klyra_collector.config import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from klyra_collector.config import Settings
-
 Section = TypeVar("Section", bound=BaseModel)
 
+_LISTEN: Final = "listen"  # what every setting is called that says where a server listens
 _TRIED: Final = 20  # neighbours of a taken port, before any port will do
 _MAX_PORT: Final = 65535
 
@@ -29,18 +30,32 @@ class CannotListen(Paused):
     code = "cannot_listen"
 
 
-def listeners(settings: Settings) -> dict[str, Listener]:
-    """Return every place that the settings have servers listen on, by the setting's name."""
-    return dict(_listeners(settings, ""))
+def addresses(section: BaseModel, prefix: str = "") -> dict[str, str]:
+    """Return every address that settings have servers listen on, by the setting's name, such as `api.listen`."""
+    found: dict[str, str] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if name == _LISTEN:
+            found[prefix + name] = value
+        elif isinstance(value, BaseModel):
+            found |= addresses(value, f"{prefix}{name}.")
+    return found
 
 
-def with_listeners(settings: Settings, chosen: Mapping[str, Listener]) -> Settings:
-    """Return settings that listen where `chosen` says; names are those of `listeners`."""
-    return _replaced(settings, "", chosen)
+def with_addresses(section: Section, chosen: Mapping[str, str], prefix: str = "") -> Section:
+    """Return settings whose servers listen where `chosen` says; its names are those of `addresses`."""
+    members: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if name == _LISTEN:
+            members[name] = chosen.get(prefix + name, value)
+        elif isinstance(value, BaseModel):
+            members[name] = with_addresses(value, chosen, f"{prefix}{name}.")
+    return section.model_copy(update=members)
 
 
-def choose(wanted: Mapping[str, Listener]) -> dict[str, Listener]:
-    """Return a free place for each name: the one wanted, else the nearest free port above it, else any.
+def choose(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return a free address for each name: the one wanted, else the nearest free port above it, else any.
 
     All of them are held until the last is chosen, so they differ from each other. Another program can still take
     one before a server of ours does; that server then says so.
@@ -49,56 +64,37 @@ def choose(wanted: Mapping[str, Listener]) -> dict[str, Listener]:
         CannotListen: a host is not one of this machine's.
     """
     with ExitStack() as held:
-        return {name: _choose(name, listener, held) for name, listener in wanted.items()}
+        return {name: _choose(name, address, held) for name, address in wanted.items()}
 
 
-def _choose(name: str, wanted: Listener, held: ExitStack) -> Listener:
-    for port in range(wanted.port, min(wanted.port + _TRIED, _MAX_PORT + 1)) if wanted.port else ():
+def port_of(address: str) -> int:
+    """Return an address's port."""
+    return int(address.rpartition(":")[2])
+
+
+def _choose(name: str, wanted: str, held: ExitStack) -> str:
+    host, port = wanted.rpartition(":")[0], port_of(wanted)
+    for candidate in range(port, min(port + _TRIED, _MAX_PORT + 1)) if port else ():
         with contextlib.suppress(OSError):
-            return _at(wanted, held.enter_context(_bound(wanted.host, port)))
+            held.enter_context(_bound(host, candidate))
+            return f"{host}:{candidate}"
     try:
-        return _at(wanted, held.enter_context(_bound(wanted.host, 0)))
+        anywhere = held.enter_context(_bound(host, 0))
     except OSError as error:
         raise CannotListen(
-            f"Cannot listen on {wanted.host}, on any port, for {name}: {error.strerror}.",
+            f"Cannot listen on {host}, on any port, for {name}: {error.strerror}.",
             remedy="Name a host of this machine there, such as 127.0.0.1.",
         ) from error
-
-
-def _at(wanted: Listener, bound: socket.socket) -> Listener:
-    """Return the wanted host with the port of a socket."""
-    return Listener(listen=f"{wanted.listen.rpartition(':')[0]}:{bound.getsockname()[1]}")
+    return f"{host}:{anywhere.getsockname()[1]}"
 
 
 def _bound(host: str, port: int) -> socket.socket:
     """Return a socket that listens as a server would."""
-    with contextlib.ExitStack() as undo:
+    with ExitStack() as undo:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
+        bound.bind((host.strip("[]"), port))
         bound.listen()
         undo.pop_all()
         return bound
-
-
-def _listeners(section: BaseModel, prefix: str) -> list[tuple[str, Listener]]:
-    found: list[tuple[str, Listener]] = []
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Listener):
-            found.append((f"{prefix}{name}.listen", value))
-        elif isinstance(value, BaseModel):
-            found += _listeners(value, f"{prefix}{name}.")
-    return found
-
-
-def _replaced(section: Section, prefix: str, chosen: Mapping[str, Listener]) -> Section:
-    members: dict[str, BaseModel] = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Listener):
-            members[name] = chosen.get(f"{prefix}{name}.listen", value)
-        elif isinstance(value, BaseModel):
-            members[name] = _replaced(value, f"{prefix}{name}.", chosen)
-    return section.model_copy(update=members)

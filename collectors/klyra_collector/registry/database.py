@@ -205,9 +205,9 @@ def _translated() -> Iterator[None]:
         raise
     except exc.OperationalError as error:
         if _error_name(error).startswith(tuple(_OPERATOR_MUST_ACT)):
-            raise _unreachable(error.orig) from error
+            raise _unreachable(_reason(error)) from error
         raise RegistryUnavailable(
-            f"The registry does not answer: {error.orig}.", remedy="Send the same request again shortly."
+            f"The registry does not answer: {_reason(error)}.", remedy="Send the same request again shortly."
         ) from error
     except exc.TimeoutError as error:
         raise RegistryUnavailable(
@@ -215,13 +215,18 @@ def _translated() -> Iterator[None]:
         ) from error
     except exc.DatabaseError as error:
         raise RegistryDamaged(
-            f"The registry cannot be read: {error.orig}.",
+            f"The registry cannot be read: {_reason(error)}.",
             remedy="Stop the collector and restore the registry from a backup.",
         ) from error
 
 
 def _error_name(error: exc.DBAPIError) -> str:
     return str(getattr(error.orig, "sqlite_errorname", None) or "")
+
+
+def _reason(error: exc.DBAPIError) -> str:
+    """Return the driver's first line without its full stop; more follows only for those who read its documentation."""
+    return str(error.orig).partition("\n")[0].rstrip(".")
 
 
 def _unreachable(cause: object) -> RegistryUnreachable:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from importlib.resources.abc import Traversable
 
+    from klyra_collector.registry.organizations import Organization
+
 MAX_RETENTION_LENGTHS: Final = 8  # bodies are filed by length and day: more would be too many files (section 5)
 
 
@@ -75,20 +77,29 @@ class Policies:
         Raises:
             Rejected: `bad_plan` if there is no such plan, `bad_retention` if it does not allow that length.
         """
-        terms = self.plans.get(plan)
-        if terms is None:
-            raise Rejected(
-                f"There is no plan {plan}.", remedy=f"Choose one of {', '.join(self.plans)}.", code="bad_plan"
-            )
+        terms = self._terms(plan)
         days = terms.retention_days if retention_days is None else retention_days
         _check_length(terms, days)
-        return RetentionPolicy(
-            plan=plan,
-            policy=plan if days == terms.retention_days else f"{plan}-{days}d",
-            retention_days=days,
-            export_formats=terms.export_formats,
-            siem=terms.siem,
-        )
+        return _policy(terms, plan if days == terms.retention_days else f"{plan}-{days}d", days)
+
+    def of(self, organization: Organization) -> RetentionPolicy:
+        """Return what an organization has: the retention it bought, whatever is on sale now, and its plan's rest.
+
+        Raises:
+            Rejected: `bad_plan` if its plan is not on sale any more.
+        """
+        return _policy(self._terms(organization.plan), organization.policy, organization.retention_days)
+
+    def _terms(self, plan: str) -> Plan:
+        if plan in self.plans:
+            return self.plans[plan]
+        raise Rejected(f"There is no plan {plan}.", remedy=f"Choose one of {', '.join(self.plans)}.", code="bad_plan")
+
+
+def _policy(terms: Plan, name: str, days: int) -> RetentionPolicy:
+    return RetentionPolicy(
+        plan=terms.plan, policy=name, retention_days=days, export_formats=terms.export_formats, siem=terms.siem
+    )
 
 
 def _check_length(terms: Plan, days: int) -> None:

@@ -1,7 +1,7 @@
 """Verify a ledger offline, with nothing but its bytes and a pinned key (DESIGN section 9).
 
-    report = verify_target(Path("klyra-data"), Options(policy=policy.parse(Path("policy").read_bytes())))
-    report.exit_status  # 0 intact, 1 broken, 2 could not check
+report = verify_target(Path("klyra-data"), Options(policy=policy.parse(Path("policy").read_bytes())))
+report.exit_status  # 0 intact, 1 broken, 2 could not check
 """
 
 from __future__ import annotations

@@ -182,9 +182,7 @@ class Aligner:
 def _common(expected: list[bytes], found: list[bytes]) -> int:
     if expected == found[: len(expected)]:
         return len(expected)
-    return next(
-        (at for at, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other), len(found)
-    )
+    return next((at for at, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other), len(found))
 
 
 def _distance(hashed: bytes, ahead: list[bytes]) -> int | None:

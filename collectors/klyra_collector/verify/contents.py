@@ -110,8 +110,12 @@ class BodyChecker:
 def _check_commitments(body: BodyFrame, leaf: Leaf | None) -> Problem | None:
     proofs = sections.commitments(body.sections, body.salts)
     if proofs != body.commitments:
-        names = [name for name in ("core", "actor", "target") if getattr(proofs, name) != getattr(body.commitments, name)]
-        return Problem(Verdict.ALTERED, f"section {', '.join(names)}: its bytes or its salt are not what was committed to")
+        names = [
+            name for name in ("core", "actor", "target") if getattr(proofs, name) != getattr(body.commitments, name)
+        ]
+        return Problem(
+            Verdict.ALTERED, f"section {', '.join(names)}: its bytes or its salt are not what was committed to"
+        )
     if leaf is None:
         return None
     if proofs.event_commit() != leaf.commit:

@@ -93,6 +93,14 @@ def open_or_empty(path: Path) -> RegularFile | NoFile:
         return NoFile()
 
 
+def open_if_readable(path: Path) -> RegularFile | NoFile:
+    """Open a file; one that is not there or cannot be read reads as an empty one."""
+    try:
+        return open_or_empty(path)
+    except Unreadable:
+        return NoFile()
+
+
 def read_small(path: Path, limit: int) -> bytes:
     """Return a whole small file; of a longer one only enough to see that it is too long.
 

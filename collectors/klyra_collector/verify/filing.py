@@ -172,9 +172,7 @@ def scan_control(path: Path, leaves: Leaves) -> tuple[FrameReport, ControlFacts]
     return report, facts
 
 
-def _file_control(
-    report: FrameReport, facts: ControlFacts, blob: BlobFrame, offset: int, leaf: Leaf | None
-) -> None:
+def _file_control(report: FrameReport, facts: ControlFacts, blob: BlobFrame, offset: int, leaf: Leaf | None) -> None:
     if leaf is not None and Kind(leaf.kind).has_body:
         report.stray(blob.index, offset, f"a control document for an {Kind(leaf.kind).name} record, which has none")
         return

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _SEEN: Final = 1
 _FLAGGED: Final = 2
+_ONLY_SEEN: Final = bytes(mark & _SEEN for mark in range(256))
 
 
 class Findings:
@@ -36,10 +37,10 @@ class Findings:
         if len(self.kept) < self._limit:
             self.kept.append(finding)
 
-    def add_uncounted(self, finding: Finding) -> None:
-        """Take in a finding whose verdict was counted already."""
-        self.add(finding)
-        self.counts[finding.verdict] -= finding.count
+    def count(self, verdict: Verdict, count: int) -> None:
+        """Count records of a verdict that are not described one by one."""
+        self.counts[verdict] += count
+        self.total += 0 if verdict.is_good else count
 
 
 class Marks:
@@ -55,9 +56,9 @@ class Marks:
         self._marks[index] = before | _SEEN
         return bool(before & _SEEN)
 
-    def is_seen(self, index: int) -> bool:
-        """Say whether the content of a record was seen."""
-        return bool(self._marks[index] & _SEEN)
+    def seen_from(self, first: int, count: int) -> bytes:
+        """Return one byte for each of `count` records: whether its content was seen."""
+        return self._marks[first : first + count].translate(_ONLY_SEEN)
 
     def all_seen(self) -> bool:
         """Say whether every record's content was seen."""

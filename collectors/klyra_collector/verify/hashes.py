@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.merkle import HASH_SIZE
 from klyra_collector.verify import files, tiles
-from klyra_collector.verify.files import open_or_empty
+from klyra_collector.verify.files import Unreadable, open_if_readable, open_or_empty
 from klyra_collector.verify.tiles import TILE_LEAVES
 from klyra_collector.verify.verdicts import Finding, Verdict
 
@@ -52,9 +52,15 @@ class HashChecker:
 
     def check_lengths(self, leaves_now: int, *, interrupted: bool) -> Iterator[Finding]:
         """Yield the files that say more than there are leaves for."""
-        for level in self._folder.hash_levels():
+        try:
+            levels = self._folder.hash_levels()
+        except Unreadable as error:
+            folder = self._folder.hashes(0).parent
+            yield self._finding(Verdict.UNVERIFIABLE, folder, None, f"it cannot be read: {error}")
+            return
+        for level in levels:
             path = self._folder.hashes(level)
-            with open_or_empty(path) as file:
+            with open_if_readable(path) as file:
                 count, rest = divmod(file.size, HASH_SIZE)
             allowed = leaves_now // TILE_LEAVES**level
             if count > allowed:
@@ -67,10 +73,12 @@ class HashChecker:
         path = self._folder.hashes(0)
         yield from self._check_length(path, self._signed)
         full = self._signed // TILE_LEAVES
-        suspects = tiles.differing(self._tree.from_hashes[: full * HASH_SIZE], self._tree.account.tiles[: full * HASH_SIZE])
+        suspects = tiles.differing(
+            self._tree.from_hashes[: full * HASH_SIZE], self._tree.account.tiles[: full * HASH_SIZE]
+        )
         for number in (*suspects, full):
             authentic = self._authentic(number)
-            with open_or_empty(path) as file:
+            with open_if_readable(path) as file:
                 stored = file.read(number * tiles.TILE_BYTES, len(authentic))
             yield from self._compare(path, number * TILE_LEAVES, stored, authentic[: len(stored)])
 
@@ -83,7 +91,7 @@ class HashChecker:
     def _check_level(self, level: int, expected: bytes) -> Iterator[Finding]:
         path = self._folder.hashes(level)
         yield from self._check_length(path, len(expected) // HASH_SIZE)
-        with open_or_empty(path) as file:
+        with open_if_readable(path) as file:
             stored = file.read(0, len(expected))
         yield from self._compare(path, 0, stored, expected[: len(stored)])
 
@@ -91,8 +99,12 @@ class HashChecker:
         if expected and not files.exists(path):
             yield self._finding(Verdict.MISSING, path, None, f"{expected} hashes are not here")
             return
-        with open_or_empty(path) as file:
-            count = file.size // HASH_SIZE
+        try:
+            with open_or_empty(path) as file:
+                count = file.size // HASH_SIZE
+        except Unreadable as error:
+            yield self._finding(Verdict.UNVERIFIABLE, path, None, f"it cannot be read: {error}")
+            return
         if count < expected:
             yield self._finding(Verdict.TRUNCATED, path, count, f"it has {count} of {expected} hashes")
 

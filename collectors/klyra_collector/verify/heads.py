@@ -33,10 +33,11 @@ _MAX_KEY_BYTES: Final = 4096
 
 
 class SignedHead(NamedTuple):
-    """A checkpoint whose signature was checked, and the file and bytes it was read from."""
+    """A checkpoint whose signature was checked, with the key that signed it, and the file and bytes it stands in."""
 
     path: Path
     checkpoint: Checkpoint
+    key: VerifyingKey
     encoded: bytes
 
 
@@ -66,17 +67,18 @@ def read_committed(folder: ShardFolder) -> int | None:
     return int.from_bytes(encoded) if len(encoded) == _COMMITTED_BYTES else None
 
 
-def open_head(encoded: bytes, keys: Sequence[VerifyingKey]) -> Checkpoint:
-    """Return the checkpoint that one of `keys` signed as its own.
+def open_head(encoded: bytes, keys: Sequence[VerifyingKey]) -> tuple[Checkpoint, VerifyingKey]:
+    """Return the checkpoint that one of `keys` signed as its own, and that key.
 
     Raises:
         FormatError: malformed, not signed by any of them, or of a log that the signing key is not named for.
     """
     opened = note.open_note(encoded, keys)
     checkpoint = Checkpoint.parse(opened.text)
-    if checkpoint.origin not in {key.name for key in opened.signed_by}:
-        raise CheckpointError(f"the checkpoint is of {checkpoint.origin}, and the key that signed it is not")
-    return checkpoint
+    for key in opened.signed_by:
+        if key.name == checkpoint.origin:
+            return checkpoint, key
+    raise CheckpointError(f"the checkpoint is of {checkpoint.origin}, and the key that signed it is not")
 
 
 def find_keys(folder: ShardFolder, policy: Policy | None) -> tuple[tuple[VerifyingKey, ...], list[Finding]]:
@@ -176,7 +178,7 @@ class HeadReader:
 
     def _open(self, path: Path) -> SignedHead:
         encoded = files.read_small(path, MAX_NOTE_BYTES)
-        head = SignedHead(path, open_head(encoded, self._keys), encoded)
+        head = SignedHead(path, *open_head(encoded, self._keys), encoded)
         if self._folder.is_named and head.checkpoint.origin.rpartition("/")[2] != self._folder.root.name:
             raise CheckpointError(f"it is the head of {head.checkpoint.origin}, another shard")
         return head

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_collector.verify import filing
 from klyra_collector.verify.contents import ControlFacts
-from klyra_collector.verify.files import RegularFile, Unreadable, open_or_empty
+from klyra_collector.verify.files import Unreadable, open_or_empty
 from klyra_collector.verify.filing import BodyTask, Complaint, FrameReport, Leaves, QuarantineTask
 from klyra_collector.verify.order import FileOrder
-from klyra_collector.verify.presence import CONTROL, Absences, Run, explain
+from klyra_collector.verify.presence import CONTROL, Absences, Run, absent_of, explain
 from klyra_collector.verify.scan import LeafReader
 from klyra_collector.verify.tail import Leftover
 from klyra_collector.verify.verdicts import Finding, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from klyra_collector.verify.contents import Quarantined
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from klyra_collector.verify.order import Gap
     from klyra_collector.verify.work import Crew
 
+_HELD: Final = "held"
+_ABOUT_COPIES: Final = frozenset({Verdict.EXTRA, Verdict.DUPLICATE})  # the record itself may be as it was sealed
 _MAX_BEYOND: Final = 100_000  # frames behind the end that are described
 
 
@@ -33,6 +37,7 @@ class Inventory:
 
     Attributes:
         leftovers: frames behind the end, to be judged last.
+        unchecked_quarantine: how many records have quarantined bytes that are not beside the ledger.
     """
 
     def __init__(self, folder: ShardFolder, leaves: Leaves, marks: Marks, findings: Findings, leaf_count: int) -> None:
@@ -43,6 +48,7 @@ class Inventory:
         self._leaf_count = leaf_count
         self._gaps: defaultdict[int, list[Gap]] = defaultdict(list)
         self.leftovers: list[Leftover] = []
+        self.unchecked_quarantine = 0
 
     def check_control(self) -> ControlFacts:
         """Check the control documents against their leaves, and return what they say."""
@@ -107,11 +113,11 @@ class Inventory:
             reader = LeafReader(file, self._leaves.segments)
             if not self._marks.all_seen():
                 for first, block in reader.runs():
-                    seen = self._marks.seen_from(first, len(block))
+                    seen = self._marks.seen_from(first, len(block) // LEAF_SIZE)
                     for run in absences.feed(first, block, seen):
-                        self._explain(run)
+                        self._explain_run(run)
                 for run in absences.finish():
-                    self._explain(run)
+                    self._explain_run(run)
         for file_key, gaps in self._gaps.items():
             self._judge_gaps(self._path_of(file_key), gaps)
 
@@ -129,13 +135,12 @@ class Inventory:
         if index >= self._leaf_count and len(self.leftovers) < _MAX_BEYOND:
             self.leftovers.append(Leftover(path, offset, index, "content"))
 
-    def _explain(self, run: Run) -> None:
-        path = self._path_of(run.file)
-        gaps = [gap for gap in self._gaps[run.file] if gap.after == run.after]
-        for found in explain(run, gaps):
+    def _explain(self, run: Run, path: Path, gaps: list[Gap], absent: str) -> list[Gap]:
+        """Say why the content of a run of records was not seen; return the damaged places that are not the reason."""
+        for found in explain(run, [gap for gap in gaps if gap.after == run.after]):
             finding = Finding(
                 verdict=found.verdict,
-                reason="its content is not here" if found.gap is None else found.gap.damage.reason,
+                reason=absent if found.gap is None else found.gap.damage.reason,
                 first=found.first,
                 last=found.last,
                 file=self._folder.name(path),
@@ -144,7 +149,11 @@ class Inventory:
             )
             self._findings.add(finding)
             self._marks.flag(found.first, found.last)
-        self._gaps[run.file] = [gap for gap in self._gaps[run.file] if gap.after != run.after]
+        return [gap for gap in gaps if gap.after != run.after]
+
+    def _explain_run(self, run: Run) -> None:
+        path = self._path_of(run.file)
+        self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], "its content is not here")
 
     def _judge_gaps(self, path: Path, gaps: Iterable[Gap]) -> None:
         """Judge damaged places in which no record is missing: something was put in, or is being written."""
@@ -168,30 +177,71 @@ class Inventory:
     def _check_quarantine(self, day: int, expected: dict[int, Quarantined]) -> None:
         path = self._folder.quarantined(day)
         if path is None:
+            self.unchecked_quarantine += len(expected)
             return
         try:
             report = filing.scan_quarantine(QuarantineTask(path, day, expected, self._leaves))
         except Unreadable as error:
             self._cannot_read(path, error)
             return
-        _QuarantineDay(self, path, expected).check(report)
+        order = FileOrder(_SeenSet())
+        for complaint in (*report.complaints, *order.feed(report)):
+            self._complain(complaint, path)
+        for index, offset in report.beyond:
+            self._note_beyond(path, index, offset)
+        gaps = order.gaps
+        for run in absent_of(day, expected, report.indexes):
+            gaps = self._explain(run, path, gaps, "its quarantined bytes are not here")
+        self._judge_gaps(path, gaps)
+
+    def _complain(self, complaint: Complaint, path: Path) -> None:
+        index, offset, problem, organization_id = complaint
+        self._findings.add(
+            Finding(
+                verdict=problem.verdict,
+                reason=problem.reason,
+                first=index,
+                last=index,
+                file=self._folder.name(path),
+                offset=offset,
+                organization_id=organization_id,
+            )
+        )
+        if problem.verdict not in _ABOUT_COPIES:
+            self._marks.flag(index, index)
+
+    def _cannot_read(self, path: Path, error: Unreadable) -> None:
+        self._findings.add(self._file_finding(Verdict.UNVERIFIABLE, f"it cannot be read: {error}", path, None))
+
+    def _file_finding(self, verdict: Verdict, reason: str, path: Path, offset: int | None) -> Finding:
+        return Finding(verdict=verdict, reason=reason, file=self._folder.name(path), offset=offset)
+
+    def _path_of(self, file_key: int) -> Path:
+        return self._folder.control if file_key == CONTROL else self._folder.bodies(file_key)
+
+    def _unknown_folder(self, path: Path) -> None:
+        if path.name == _HELD:
+            reason, verdict = "bodies under a legal hold, which this verifier does not know yet", Verdict.UNVERIFIABLE
+        else:
+            reason, verdict = "it is no folder of a day's bodies", Verdict.EXTRA
+        self._findings.add(self._file_finding(verdict, reason, path, None))
+
+
+class _SeenSet:
+    """Remembers whose quarantined bytes were seen."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def see(self, index: int) -> bool:
+        """See `Seen`."""
+        before = index in self._seen
+        self._seen.add(index)
+        return before
 
 
 def _repeat(task: BodyTask, begin: int) -> FrameReport:
     """Look at a part again from where the part before it ended: that is where its first frame begins."""
     if begin >= task.stop:
         return FrameReport(begin, begin)
-    with RegularFile(task.path):
-        pass
-    return filing.scan_bodies(
-        BodyTask(
-            path=task.path,
-            size=task.size,
-            day=task.day,
-            start=begin,
-            stop=task.stop,
-            synchronised=True,
-            leaves=task.leaves,
-            org_salt=task.org_salt,
-        )
-    )
+    return filing.scan_bodies(replace(task, start=begin, synchronised=True))

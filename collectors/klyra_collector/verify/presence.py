@@ -91,6 +91,21 @@ def _file_of(leaves: bytes, offset: int) -> int | None:
     return int.from_bytes(leaves[offset + 4 : offset + 8]) if kind in _KINDS_WITH_BODY else CONTROL
 
 
+def absent_of(day: int, expected: Iterable[int], seen: Iterable[int]) -> Iterator[Run]:
+    """Yield the runs of expected indexes that were not seen in a file of which the expected ones are known."""
+    wanted, there = set(expected), set(seen)
+    run = Run(day, -1)
+    for index in sorted(wanted | there):
+        if index not in there:
+            run.add(index)
+            continue
+        if run.count:
+            yield run
+        run = Run(day, index)
+    if run.count:
+        yield run
+
+
 def explain(run: Run, gaps: Iterable[Gap]) -> Iterator[Explained]:
     """Yield what became of a run's records, given the damaged places between the records around it."""
     places = list(gaps)

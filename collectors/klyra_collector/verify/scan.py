@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from klyra_audit.format.errors import LeafError
 from klyra_audit.format.leaf import LEAF_SIZE, Leaf
 from klyra_collector.verify import tiles
-from klyra_collector.verify.files import NoFile, RegularFile, open_or_empty
+from klyra_collector.verify.files import NoFile, RegularFile, open_if_readable, open_or_empty
 from klyra_collector.verify.leaves import ChainChecker
 from klyra_collector.verify.tiles import TILE_BYTES, TILE_LEAVES
 
@@ -97,7 +97,7 @@ def scan_tiles(task: TileTask) -> TileResult:
     """Compute the roots of a range of tiles, and compare their leaf hashes with hashes/0."""
     computed, stored = bytearray(), bytearray()
     differing: list[int] = []
-    with open_or_empty(task.leaves) as leaves, open_or_empty(task.hashes) as hashes:
+    with open_or_empty(task.leaves) as leaves, open_if_readable(task.hashes) as hashes:
         for number in range(task.first, task.last):
             ours = tiles.leaf_hashes(leaves.read(number * TILE_LEAVES * LEAF_SIZE, TILE_LEAVES * LEAF_SIZE))
             theirs = hashes.read(number * TILE_BYTES, TILE_BYTES)

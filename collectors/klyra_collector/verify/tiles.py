@@ -102,9 +102,7 @@ class Account:
         return root
 
 
-def find_authentic(
-    root: bytes, size: int, tiles: Iterable[bytes], partials: Sequence[bytes]
-) -> Account | None:
+def find_authentic(root: bytes, size: int, tiles: Iterable[bytes], partials: Sequence[bytes]) -> Account | None:
     """Return the combination of accounts that leads to the signed root, None if none does."""
     for some_tiles, partial in product(tiles, partials):
         account = Account(some_tiles, partial)

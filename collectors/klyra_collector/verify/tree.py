@@ -10,7 +10,7 @@ from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_audit.format.merkle import HASH_SIZE
 from klyra_collector.verify import tiles
 from klyra_collector.verify.alignment import Aligner, Alignment, Segment
-from klyra_collector.verify.files import open_or_empty
+from klyra_collector.verify.files import open_if_readable, open_or_empty
 from klyra_collector.verify.scan import TileTask, scan_tiles
 from klyra_collector.verify.tiles import TILE_LEAVES, Account
 from klyra_collector.verify.verdicts import Finding, Verdict
@@ -102,7 +102,9 @@ class TreeReader:
         if from_hashes.root(head.size) == head.root:
             return self._align(from_hashes, accounts)
         mixed = tiles.majority(accounts.computed, accounts.from_hashes, accounts.stored)
-        authentic = tiles.find_authentic(head.root, head.size, (accounts.stored, accounts.computed, mixed), (own, stored))
+        authentic = tiles.find_authentic(
+            head.root, head.size, (accounts.stored, accounts.computed, mixed), (own, stored)
+        )
         if authentic is not None:
             return self._localise(authentic, accounts)
         return self._give_up(computed, accounts, kept)
@@ -133,7 +135,7 @@ class TreeReader:
         signed = self._extent.signed
         starts = [number * TILE_LEAVES for number in accounts.differing if number * TILE_LEAVES < signed]
         starts.append(signed // TILE_LEAVES * TILE_LEAVES)
-        with open_or_empty(self._folder.leaves) as leaves, open_or_empty(self._folder.hashes(0)) as hashes:
+        with open_or_empty(self._folder.leaves) as leaves, open_if_readable(self._folder.hashes(0)) as hashes:
 
             def stored(first: int, count: int) -> list[bytes]:
                 return tiles.split_hashes(hashes.read(first * HASH_SIZE, count * HASH_SIZE))
@@ -159,7 +161,8 @@ class TreeReader:
 
     def _describe(self, aligned: Alignment) -> Iterator[Finding]:
         if aligned.altered or aligned.missing or aligned.moved or aligned.extra or aligned.given_up is not None:
-            yield self._mismatch(0, "the leaves do not lead to the signed root; hashes/0 does, and shows which differ")
+            reason = "the leaves do not lead to the signed root; hashes/0 does, and shows which of them differ"
+            yield Finding(verdict=Verdict.ROOT_MISMATCH, reason=reason, file=self._name)
         for index, position in aligned.altered:
             yield self._about(Verdict.ALTERED, index, index, "its leaf is not the one that was sealed", position)
         for first, last in ranges(aligned.missing):
@@ -177,7 +180,8 @@ class TreeReader:
     def _localise(self, authentic: Account, accounts: _Accounts) -> Tree:
         """Some accounts are wrong in places, but together they lead to the signed root: go tile by tile."""
         tree = self._trust(authentic, accounts.from_hashes, vouched=self._extent.signed)
-        tree.findings.append(self._mismatch(0, "the leaves do not lead to the signed root"))
+        reason = "the leaves do not lead to the signed root"
+        tree.findings.append(Finding(verdict=Verdict.ROOT_MISMATCH, reason=reason, file=self._name))
         full = self._extent.signed // TILE_LEAVES * HASH_SIZE
         for number in tiles.differing(accounts.computed[:full], authentic.tiles[:full]):
             if _nth(accounts.from_hashes, number) == _nth(authentic.tiles, number):
@@ -236,9 +240,7 @@ class TreeReader:
         return self._about(Verdict.TRUNCATED, first, last, reason, first)
 
     def _mismatch(self, first: int, reason: str) -> Finding:
-        return Finding(
-            verdict=Verdict.ROOT_MISMATCH, reason=reason, file=self._name, first=first, last=self._extent.signed - 1
-        )
+        return self._about(Verdict.ROOT_MISMATCH, first, self._extent.signed - 1, reason)
 
     def _about(self, verdict: Verdict, first: int, last: int, reason: str, position: int | None = None) -> Finding:
         return Finding(
@@ -297,5 +299,5 @@ def _nth(hashes: bytes, number: int) -> bytes:
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:
-    with open_or_empty(path) as file:
+    with open_if_readable(path) as file:
         return file.read(offset, length)

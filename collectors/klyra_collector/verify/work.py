@@ -108,11 +108,6 @@ class Processes:
             self._begin_more(work, waiting, begun)
 
 
-def crew(processes: int) -> Alone | Processes:
-    """Return who does the work: nobody else for one process."""
-    return Alone() if processes <= 1 else Processes(processes)
-
-
 def cores() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -9,6 +9,7 @@ import pytest
 from klyra_audit import resources
 from klyra_audit.errors import Halted, Rejected
 from klyra_collector.registry.errors import PolicyFileDamaged
+from klyra_collector.registry.organizations import Organization
 from klyra_collector.registry.policies import Policies
 
 POLICIES = Policies.load()
@@ -41,6 +42,23 @@ def test_a_longer_retention_names_the_policy() -> None:
     """Enterprise may be longer, and then the policy says how long."""
     policy = POLICIES.for_plan("enterprise", 730)
     assert (policy.policy, policy.retention_days, policy.siem) == ("enterprise-730d", 730, True)
+
+
+def test_what_was_bought_stays_when_the_offer_changes(folder) -> None:
+    """An organization keeps its own retention; export formats and SIEM are its plan's of today."""
+    organization = Organization(
+        organization_id="org_a", plan="business", policy="business", retention_days=90, created_at=0
+    )
+    assert POLICIES.of(organization) == POLICIES.for_plan("business")
+    file = folder / "business.json"
+    offer = {**json.loads(file.read_text()), "retention_days": 120, "longest_retention_days": 120, "siem": True}
+    file.write_text(json.dumps(offer))
+    policy = Policies.load(folder).of(organization)
+    assert (policy.policy, policy.retention_days, policy.siem) == ("business", 90, True)
+    file.unlink()
+    with pytest.raises(Rejected, match="no plan business") as caught:
+        Policies.load(folder).of(organization)
+    assert caught.value.code == "bad_plan"
 
 
 @pytest.mark.parametrize("plan", ["startup", "business", "enterprise"])

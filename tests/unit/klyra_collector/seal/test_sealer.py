@@ -1,0 +1,182 @@
+"""Group commit as receivers see it: many submit, one thread commits, everyone gets the truth."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support import records
+from support.records import submission
+from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
+
+from klyra_audit.format.leaf import Kind
+from klyra_collector.errors import Conflict, IntakeHalted, Overloaded
+from klyra_collector.seal.sealer import Sealer
+from klyra_collector.stages import Status
+
+
+class Noted:
+    """Keeps what the sealer reports."""
+
+    def __init__(self) -> None:
+        self.commits: list[int] = []
+        self.sizes: list[int] = []
+
+    def committed(self, outcomes, seconds) -> None:
+        """Note how many records a commit had."""
+        assert seconds >= 0
+        self.commits.append(len(outcomes))
+
+    def signed(self, size) -> None:
+        """Note a checkpoint."""
+        self.sizes.append(size)
+
+
+def run(root, scenario, *, disk=None, **options) -> Noted:
+    """Run a scenario with a running sealer, then stop it cleanly."""
+    noted = Noted()
+
+    async def main() -> None:
+        sealer = Sealer(ledger, noted, **options)
+        running = asyncio.create_task(sealer.run())
+        try:
+            await scenario(sealer)
+        finally:
+            sealer.close()
+            await running
+
+    ledger = open_ledger(root, SetClock(), disk)
+    try:
+        asyncio.run(main())
+    finally:
+        ledger.close()
+    return noted
+
+
+def test_what_waits_together_is_committed_together(tmp_path) -> None:
+    """Submissions that arrive during one commit share the next, and each gets its own outcomes."""
+
+    async def scenario(sealer) -> None:
+        answers = await asyncio.gather(*(sealer.seal(submission(records.record())) for _ in range(50)))
+        assert {outcome.status for (outcome,) in answers} == {Status.SEALED}
+        assert len({outcome.sealed.index for (outcome,) in answers}) == 50
+
+    noted = run(tmp_path, scenario)
+    assert sum(noted.commits) == 50
+    assert len(noted.commits) < 10
+    assert sum(item.leaf.kind == Kind.EVENT for item in read_all(tmp_path)) == 50
+
+
+def test_a_conflict_refuses_its_submission_alone(tmp_path) -> None:
+    """Others in the same commit are sealed."""
+    event = records.record()
+    other = records.record(id=event.record_id, status="failure")
+
+    async def scenario(sealer) -> None:
+        await sealer.seal(submission(event))
+        answers = await asyncio.gather(
+            sealer.seal(submission(other, strict=True)),
+            sealer.seal(submission(records.record(), strict=True)),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[0], Conflict)
+        assert answers[1][0].status is Status.SEALED
+
+    run(tmp_path, scenario)
+
+
+def test_too_much_waiting_is_overload(tmp_path) -> None:
+    """Beyond the bound a submission is refused as retryable, and the bound frees itself."""
+
+    async def scenario(sealer) -> None:
+        event = records.record()
+        size = submission(event).size
+        answers = await asyncio.gather(
+            *(sealer.seal(submission(records.record())) for _ in range(10)), return_exceptions=True
+        )
+        refused = [answer for answer in answers if isinstance(answer, Overloaded)]
+        assert 0 < len(refused) < 10
+        assert (refused[0].code, bool(refused[0].remedy), refused[0].retry_after) == ("overloaded", True, 1.0)
+        assert sealer.waiting_bytes == 0
+        assert size < 5000
+        await sealer.seal(submission(event))
+
+    run(tmp_path, scenario, max_waiting_bytes=2000)
+
+
+def test_a_failing_disk_is_retryable_and_heals(tmp_path) -> None:
+    """Who waits gets IntakeHalted; when the disk is well again intake resumes by itself."""
+    disk = FaultyDisk()
+
+    async def scenario(sealer) -> None:
+        disk.fault = Fault("sync", "before")
+        with pytest.raises(IntakeHalted):
+            await sealer.seal(submission(records.record()))
+        event = records.record()
+        for _ in range(200):
+            try:
+                await sealer.seal(submission(event))
+                break
+            except IntakeHalted:
+                await asyncio.sleep(0.02)
+        else:
+            pytest.fail("intake did not resume")
+
+    run(tmp_path, scenario, disk=disk)
+
+
+def test_a_poison_submission_is_found_and_the_others_sealed(tmp_path) -> None:
+    """An unexpected failure is traced to its submission, which is refused as retryable, never as sealed."""
+    poison = submission(records.record())
+    object.__setattr__(poison.records[0], "commitments", None)
+
+    async def scenario(sealer) -> None:
+        answers = await asyncio.gather(
+            sealer.seal(submission(records.record())),
+            sealer.seal(poison),
+            sealer.seal(submission(records.record())),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[1], IntakeHalted)
+        assert [answers[0][0].status, answers[2][0].status] == [Status.SEALED] * 2
+
+    run(tmp_path, scenario)
+    assert sum(item.leaf.kind == Kind.EVENT for item in read_all(tmp_path)) == 2
+
+
+def test_a_client_that_goes_away_does_not_stop_the_others(tmp_path) -> None:
+    """A cancelled request is sealed or not; who waits beside it gets an answer."""
+
+    async def scenario(sealer) -> None:
+        leaving = asyncio.create_task(sealer.seal(submission(records.record())))
+        staying = asyncio.create_task(sealer.seal(submission(records.record())))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert (await staying)[0].status is Status.SEALED
+        assert sealer.waiting_bytes == 0
+
+    run(tmp_path, scenario)
+
+
+def test_closing_answers_what_waits_and_refuses_what_comes(tmp_path) -> None:
+    """A clean stop loses nobody."""
+
+    async def scenario(sealer) -> None:
+        waiting = asyncio.create_task(sealer.seal(submission(records.record())))
+        await asyncio.sleep(0)
+        sealer.close()
+        assert (await waiting)[0].status is Status.SEALED
+        with pytest.raises(Overloaded):
+            await sealer.seal(submission(records.record()))
+
+    run(tmp_path, scenario)
+
+
+def test_a_checkpoint_is_signed_each_second(tmp_path) -> None:
+    """Without further submissions the checkpoint still follows."""
+
+    async def scenario(sealer) -> None:
+        await sealer.seal(submission(records.record()))
+        await asyncio.sleep(1.3)
+
+    assert run(tmp_path, scenario).sizes
