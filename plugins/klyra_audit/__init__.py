@@ -42,9 +42,7 @@ _HOMES = {
     "AuditEvent": "klyra_audit.event",
     "Resource": "klyra_audit.event",
     "Receipt": "klyra_audit.receipt",
-    **dict.fromkeys(
-        ("Halted", "InvalidEvent", "KlyraError", "Paused", "Rejected", "RetryLater"), "klyra_audit.errors"
-    ),
+    **dict.fromkeys(("Halted", "InvalidEvent", "KlyraError", "Paused", "Rejected", "RetryLater"), "klyra_audit.errors"),
 }
 
 

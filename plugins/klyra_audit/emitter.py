@@ -52,6 +52,7 @@ class Transport(Protocol):
 class _Sending:
     """An event on its way: its place in the sequence and the bytes that are sent, again if need be."""
 
+    source: AuditEvent
     event: PreparedEvent
     sequence: int
     request: bytes
@@ -99,8 +100,8 @@ class AuditEmitter:
     def emit(self, event: AuditEvent) -> Receipt:
         """Return the checked receipt of a sealed event.
 
-        An event that got no answer may be emitted again: with an id of its own (`AuditEvent.id`) it is sent as the
-        very same bytes, and sealed once.
+        An event that got no answer may be emitted again: the same object is sent as the very same bytes, and sealed
+        once.
 
         Raises:
             InvalidEvent: the event breaks its schema; it says where and why. Nothing was sent, or the
@@ -110,10 +111,7 @@ class AuditEmitter:
             Paused: the key is refused.
             ReceiptMismatch: what the collector acknowledged is not what was sent.
         """
-        prepared = prepare(
-            event.document(self._organization_id), self._catalog, self._validator, time.time_ns() // 1000
-        )
-        sending = self._again(prepared) or self._first(prepared)
+        sending = self._again(event) or self._first(event)
         try:
             receipt = self._deliver(sending.request)
         except RetryLater:
@@ -132,15 +130,17 @@ class AuditEmitter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _first(self, prepared: PreparedEvent) -> _Sending:
+    def _first(self, event: AuditEvent) -> _Sending:
+        document = event.document(self._organization_id)
+        prepared = prepare(document, self._catalog, self._validator, time.time_ns() // 1000)
         identity, sequence = self._next_place()
-        return _Sending(prepared, sequence, otlp.encode(identity, [(prepared, sequence)]))
+        return _Sending(event, prepared, sequence, otlp.encode(identity, [(prepared, sequence)]))
 
-    def _again(self, prepared: PreparedEvent) -> _Sending | None:
+    def _again(self, event: AuditEvent) -> _Sending | None:
         """Return an earlier, unanswered sending of the same event: same bytes, same place, same salts."""
         with self._lock:
-            earlier = self._unanswered.pop(prepared.record_id, None)
-        return earlier if earlier is not None and earlier.event.encoded == prepared.encoded else None
+            earlier = self._unanswered.pop(str(event.id), None)
+        return earlier if earlier is not None and earlier.source == event else None
 
     def _remember(self, sending: _Sending) -> None:
         with self._lock:

@@ -37,9 +37,7 @@ class RetryLater(KlyraError):  # noqa: N818 - named for what the caller does nex
 
     code = "retry_later"
 
-    def __init__(
-        self, message: str, *, retry_after: float = 1.0, remedy: str = "", code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0, remedy: str = "", code: str | None = None) -> None:
         super().__init__(message, remedy=remedy, code=code)
         self.retry_after = retry_after
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,8 +79,8 @@ class AuditEvent:
         status: success or failure.
         metadata: context; a copy is kept, with each `Decimal` as decimal string, tuple as list, and
             member of an `IntEnum` or `StrEnum` as its value.
-        id: `log_…`; None draws one. Give it to have a second emission recognised as a repeat.
-        timestamp: RFC 3339 in UTC with Z; None takes now, in milliseconds.
+        id: `log_…`; drawn at once if none is given, so that a second emission of the same object is a repeat.
+        timestamp: RFC 3339 in UTC with Z; None takes the time of emission, in milliseconds.
 
     Raises:
         InvalidEvent: the metadata have a float, or a `Decimal` that is no finite number.
@@ -98,17 +97,17 @@ class AuditEvent:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", to_json(self.metadata, "/metadata"))
+        if self.id is None:
+            object.__setattr__(self, "id", ids.new_log_id())
 
     def document(self, organization_id: str) -> JsonObject:
         """Return the event document of an organization, not yet validated; it shares nothing with the event.
 
-        Where the event has no id or timestamp, every call draws another id and takes the time anew.
+        Where the event has no timestamp, every call takes the time anew.
         """
-        now_ms = time.time_ns() // _NANOSECONDS_PER_MILLISECOND
-        drawn = self.id or ids.log_id(ids.uuid7(now_ms, os.urandom(_RANDOM_BYTES)))
         return {
-            "id": drawn,
-            "timestamp": self.timestamp or timestamps.from_microseconds(now_ms * _MICROSECONDS_PER_MILLISECOND),
+            "id": self.id,
+            "timestamp": self.timestamp or timestamps.from_microseconds(time.time_ns() // 1000),
             "event_type": self.event_type,
             "actor": {"type": self.actor.type, "id": self.actor.id, "name": self.actor.name},
             "resource": {"type": self.resource.type, "id": self.resource.id, "name": self.resource.name},

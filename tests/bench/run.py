@@ -104,7 +104,9 @@ def stages(root: Path) -> None:
     say(f"\nstages, us an event in batches of {BATCH}")
     _timed("receive: decode protobuf", lambda: decode_protobuf(body))
     _timed("receive: open, check canonical, split", lambda: [opener.open(item, 0) for item in wire])
-    _timed("validate and commit to sections", lambda: [judge(item, ACME, otlp.VALIDATOR, now_us) for item in candidates])
+    _timed(
+        "validate and commit to sections", lambda: [judge(item, ACME, otlp.VALIDATOR, now_us) for item in candidates]
+    )
     _seal_stage(root)
 
 

@@ -211,5 +211,3 @@ def test_config_is_checked_and_shown(tmp_path) -> None:
     refused = klyra("config", "check", "--config", str(path))
     assert refused.returncode == 1
     assert "nothing" in refused.stderr
-
-

@@ -167,7 +167,7 @@ class TestEmitting:
 
     def test_an_event_without_an_answer_is_sent_again_as_the_same_bytes(self, running) -> None:
         """After a lost answer the same event is sealed once, and its receipt checks."""
-        event = created(id=ids.new_log_id(), timestamp="2026-06-01T00:00:00Z")
+        event = created()
         before = len(running.sealed())
         with AuditEmitter(running.url, api_key=running.keys[ACME], organization_id=ACME, timeout=0.2) as emitter:
             deliver = emitter._transport.send
@@ -182,7 +182,7 @@ class TestEmitting:
             emitter._transport.send = deliver
             receipt = emitter.emit(event)
         assert receipt.duplicate
-        assert [item.leaf.kind for item in running.sealed(before)].count(Kind.EVENT) == 1
+        assert sum(item.leaf.emitter > 0 and item.leaf.kind == Kind.EVENT for item in running.sealed(before)) == 1
 
     def test_an_earlier_runs_event_is_said_to_be_sealed(self, emitter, running) -> None:
         """The same id and content from another run: not sealed again, and said so with the first receipt."""
@@ -192,7 +192,7 @@ class TestEmitting:
             emitter.emit(event)
         assert (caught.value.code, bool(caught.value.remedy)) == ("already_sealed", True)
         assert (caught.value.receipt.index, caught.value.receipt.leaf) == (first.index, first.leaf)
-        assert sum(item.leaf.kind == Kind.EVENT for item in running.sealed(first.index)) == 1
+        assert sum(item.leaf.emitter > 0 for item in running.sealed(first.index) if item.leaf.kind == Kind.EVENT) == 1
 
 
 class TestLyingCollector:
@@ -212,7 +212,14 @@ class TestLyingCollector:
 
     @pytest.mark.parametrize(
         "changes",
-        [{}, {"leaf": "AAAA"}, {"leaf": None}, {"leaf": "***"}, {"index": "x"}, {"leaf": base64.b64encode(bytes(112)).decode()}],
+        [
+            {},
+            {"leaf": "AAAA"},
+            {"leaf": None},
+            {"leaf": "***"},
+            {"index": "x"},
+            {"leaf": base64.b64encode(bytes(112)).decode()},
+        ],
     )
     def test_a_receipt_for_something_else_raises(self, running, changes) -> None:
         """Another event's receipt, or one that is none, is never taken for an acknowledgement."""
@@ -260,7 +267,9 @@ class TestTransport:
     )
     def test_retry_after_is_read_in_both_forms(self, headers, seconds) -> None:
         """Seconds, or a date compared with the answer's own."""
-        assert _retry_after(httpx.Response(503, headers={k.replace("_", "-"): v for k, v in headers.items()})) == seconds
+        assert (
+            _retry_after(httpx.Response(503, headers={k.replace("_", "-"): v for k, v in headers.items()})) == seconds
+        )
 
     def test_a_refusal_names_the_records(self) -> None:
         """Position, pointer and reason of each refused record are handed on."""

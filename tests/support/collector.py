@@ -113,5 +113,3 @@ def _await_url(root: Path, position: int, process: subprocess.Popen) -> str:
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"the collector did not start: {(root / 'collector.log').read_text()}")
-
-

@@ -73,9 +73,7 @@ IpOption = Annotated[
 
 def client(url: str | None, key: str, data: Path) -> httpx.Client:
     """Return a client of the API that runs on a data directory, or of the one at `url`."""
-    return httpx.Client(
-        base_url=url or address(data, "api"), headers={"Authorization": f"Bearer {key}"}, timeout=60
-    )
+    return httpx.Client(base_url=url or address(data, "api"), headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
 def address(data: Path, name: str) -> str:
@@ -102,5 +100,3 @@ def fail(text: str) -> NoReturn:
     """Say why a command could not do its work, and exit."""
     say(f"Error: {text}")
     raise typer.Exit(COULD_NOT)
-
-

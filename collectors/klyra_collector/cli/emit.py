@@ -110,5 +110,3 @@ def _event(members: dict[str, Any], catalog: Catalog) -> AuditEvent:
         id=members.get("id"),
         timestamp=members.get("timestamp"),
     )
-
-

@@ -64,7 +64,7 @@ class Services:
         organization = self.registry.organization(organization_id)
         if organization is None:
             return None
-        return self.policies.for_plan(organization.plan, organization.retention_days)
+        return self.policies.of(organization)
 
     async def blocking(
         self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs

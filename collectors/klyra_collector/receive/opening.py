@@ -48,9 +48,7 @@ class RequestOpener:
         except DuplicateAttribute as error:
             raise InvalidEvent("the record has the same attribute twice") from error
         opened = open_own_form(own)
-        return Candidate(
-            opened.document, opened.encoded, opened.sections, opened.salts, self._position(item, own)
-        )
+        return Candidate(opened.document, opened.encoded, opened.sections, opened.salts, self._position(item, own))
 
     def position_of(self, item: WireRecord) -> EmitterPosition | None:
         """Return the emitter position of a record that is going to be quarantined, as far as one can be read."""

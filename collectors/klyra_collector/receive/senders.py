@@ -76,9 +76,7 @@ class Senders:
             return found[1]
         key = await asyncio.to_thread(self._registry.authenticate, bearer_text)
         if EMIT not in key.scopes:
-            raise Forbidden(
-                f"Key {key.key_id} may not emit.", remedy="Use a key created with --scope emit."
-            )
+            raise Forbidden(f"Key {key.key_id} may not emit.", remedy="Use a key created with --scope emit.")
         sender = Sender(key.key_id, key.organization_id, key.emitter_ids)
         _remember(self._senders, digest, sender)
         return sender
@@ -98,9 +96,7 @@ class Senders:
 
 def tenancy_of(organization: Organization) -> Tenancy:
     """Return what the seal must know of an organization."""
-    return Tenancy(
-        organization.organization_id, organization.plan, organization.policy, organization.retention_days
-    )
+    return Tenancy(organization.organization_id, organization.plan, organization.policy, organization.retention_days)
 
 
 def _remember(memory: dict, key: object, value: object) -> None:  # type: ignore[type-arg] # of either memory

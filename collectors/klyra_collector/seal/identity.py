@@ -79,9 +79,7 @@ def load_identity(
     )
 
 
-def _create(
-    data: DataDirectory, disk: Disk, path: Path, ledger_name: str | None, collector_id: str | None
-) -> None:
+def _create(data: DataDirectory, disk: Disk, path: Path, ledger_name: str | None, collector_id: str | None) -> None:
     """Draw names and secrets. identity.json comes last: a crash before it leaves secrets that are kept and used."""
     names = {
         "ledger_name": ledger_name or DEFAULT_LEDGER_NAME,

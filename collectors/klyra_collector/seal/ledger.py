@@ -73,9 +73,7 @@ _Answer = TypeVar("_Answer")
 class Ledger:
     """The open shard of one collector. Use `open`; close it to let another writer in."""
 
-    def __init__(
-        self, data: DataDirectory, disk: Disk, clock: Clock, options: LedgerOptions, lock: LedgerLock
-    ) -> None:
+    def __init__(self, data: DataDirectory, disk: Disk, clock: Clock, options: LedgerOptions, lock: LedgerLock) -> None:
         self._data = data
         self._disk = disk
         self._clock = clock
@@ -259,9 +257,7 @@ class Ledger:
         A crash after `last-signed` leaves an older checkpoint public, which stays true; the next start signs anew.
         """
         self._files.append_hashes(self._state.frontier.take_tile_hashes())
-        self._disk.replace(
-            self._shard.offsets, orjson.dumps({"size": head.size, "lengths": self._files.lengths()})
-        )
+        self._disk.replace(self._shard.offsets, orjson.dumps({"size": head.size, "lengths": self._files.lengths()}))
         self._disk.replace(self._shard.last_signed, encoded)
         if self._signed is not None and self._passed_midnight():
             self._keep_checkpoint()
@@ -281,9 +277,7 @@ class Ledger:
     def _recover(self) -> Recovered:
         now = datetime.fromtimestamp(self._clock.wall_us() / MICROSECONDS, UTC).strftime("%Y%m%dT%H%M%SZ")
         key = self._key.verifying_key
-        recovered = recover(
-            self._data, self._shard, key, self._disk, now=now, on_progress=self._options.on_progress
-        )
+        recovered = recover(self._data, self._shard, key, self._disk, now=now, on_progress=self._options.on_progress)
         self._signed = read_last_signed(self._shard, key)
         return recovered
 

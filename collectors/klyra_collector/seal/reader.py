@@ -133,9 +133,7 @@ class _ShardReader:
                 return SealedRecord(self._origin, index, encoded, leaf, self._body(index, leaf.expire_day), None)
             return SealedRecord(self._origin, index, encoded, leaf, None, self._controls.find(index))
         except (FormatError, KeyError) as error:
-            raise LedgerDamaged(
-                f"Record {index} of {self._origin} cannot be read: {error}.", remedy=_REMEDY
-            ) from error
+            raise LedgerDamaged(f"Record {index} of {self._origin} cannot be read: {error}.", remedy=_REMEDY) from error
 
     def _body(self, index: int, expire_day: int) -> BodyFrame | None:
         bodies = self._bodies.get(expire_day)

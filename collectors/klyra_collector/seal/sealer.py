@@ -54,9 +54,7 @@ class Sealer:
     Memory is bounded: submissions beyond `max_waiting_bytes` are refused as retryable.
     """
 
-    def __init__(
-        self, ledger: Ledger, observer: SealObserver, *, max_waiting_bytes: int = MAX_WAITING_BYTES
-    ) -> None:
+    def __init__(self, ledger: Ledger, observer: SealObserver, *, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
         self._ledger = ledger
         self._observer = observer
         self._max_waiting_bytes = max_waiting_bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 WINDOW: Final = 512
 MAX_PENDING: Final = 50_000  # more differences than this are another file, not a changed one
@@ -17,7 +17,8 @@ MAX_PENDING: Final = 50_000  # more differences than this are another file, not 
 Hashes = Callable[[int, int], list[bytes]]  # (first, count) → at most count leaf hashes
 
 
-class Segment(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
     """A run of leaves that are the authentic ones: `count` from `index` on stand at `position` in the file."""
 
     index: int
@@ -50,7 +51,8 @@ class Alignment:
     given_up: int | None = None
 
 
-class _Absent(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Absent:
     index: int
     position: int
     replaced: bool  # another leaf stands in its place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_collector.verify.contents import BodyChecker, ControlFacts, Problem, Quarantined, check_control
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 BYTES_PER_TASK: Final = 8 * 1024 * 1024
 
 
-class Complaint(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Complaint:
     """A problem with one frame."""
 
     index: int

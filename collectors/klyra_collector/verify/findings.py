@@ -56,7 +56,7 @@ class Marks:
         self._marks[index] = before | _SEEN
         return bool(before & _SEEN)
 
-    def seen_from(self, first: int, count: int) -> bytes:
+    def seen_from(self, first: int, count: int) -> bytearray:
         """Return one byte for each of `count` records: whether its content was seen."""
         return self._marks[first : first + count].translate(_ONLY_SEEN)
 

@@ -195,7 +195,7 @@ class Inventory:
         self._judge_gaps(path, gaps)
 
     def _complain(self, complaint: Complaint, path: Path) -> None:
-        index, offset, problem, organization_id = complaint
+        index, problem = complaint.index, complaint.problem
         self._findings.add(
             Finding(
                 verdict=problem.verdict,
@@ -203,8 +203,8 @@ class Inventory:
                 first=index,
                 last=index,
                 file=self._folder.name(path),
-                offset=offset,
-                organization_id=organization_id,
+                offset=complaint.offset,
+                organization_id=complaint.organization_id,
             )
         )
         if problem.verdict not in _ABOUT_COPIES:

@@ -93,31 +93,31 @@ class ShardVerification:
 
     def run(self) -> ShardReport:
         """Return what was found."""
-        # (1), (2)
+        # (1), (2): what was signed
         committed = read_committed(self._folder)
         heads = self._read_heads()
-        # (3)
+        # (3): how many leaves there are
         try:
             extent, length = self._measure(heads, committed)
         except Unreadable as error:
             self._say(Verdict.UNVERIFIABLE, f"it cannot be read: {error}", self._folder.leaves)
             return self._report(heads, ChainResult(), UnsignedTail())
-        # (4), (5)
+        # (4), (5): whether they lead to the signed root
         tree = self._check_tree(heads, extent)
-        # (6)
+        # (6): control documents
         marks = self._mark(tree, extent)
         leaves = Leaves(self._folder.leaves, tree.segments, extent.size)
         inventory = Inventory(self._folder, leaves, marks, self._findings, extent.leaves)
         facts = inventory.check_control()
         org_salt = self._find_org_salt(facts, marks)
-        # (7), (8), (9)
+        # (7), (8), (9): chains, bodies and quarantined bytes, side by side
         chains = self._crew.begin(scan_chain, self._chain_task(tree, facts))
         inventory.check_bodies(inventory.body_tasks(org_salt), self._crew, self._progress("bodies"))
         followed = self._take_chains(chains.result(), marks)
-        # (10)
+        # (10): what has no content
         inventory.check_presence()
         self._note_quarantine(inventory)
-        # (11)
+        # (11): what lies behind the end
         tail = self._judge_tail(inventory, tree, extent, committed, length)
         self._findings.count(Verdict.OK, marks.unflagged(min(tree.vouched, extent.size)))
         return self._report(heads, followed, tail)

@@ -15,6 +15,7 @@ NO_QUORUM: Final = "none"
 
 _REMEDY = "Give the policy file that the operator published, as C2SP tlog-policy describes it, unchanged."
 _MEMBERS_FROM = 3
+_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _WHITESPACE = re.compile("[ \t]+")  # the specification knows no other
 _THRESHOLD = re.compile("[1-9][0-9]{0,2}")
 
@@ -43,7 +44,7 @@ def parse(encoded: bytes) -> Policy:
     """
     if len(encoded) > MAX_POLICY_BYTES:
         raise _malformed(f"it is longer than {MAX_POLICY_BYTES} bytes")
-    if any(byte < 0x20 and byte not in b"\t\n" for byte in encoded):
+    if _CONTROL_CHARACTERS.search(encoded):
         raise _malformed("it has control characters")
     reader = _Reader()
     for number, line in enumerate(encoded.decode("utf-8", "surrogateescape").split("\n"), 1):

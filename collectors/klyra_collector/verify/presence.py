@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.leaf import LEAF_SIZE, VERSION, Kind
 from klyra_collector.verify.verdicts import Verdict
@@ -45,7 +45,8 @@ class Run:
         self.count += 1
 
 
-class Explained(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Explained:
     """A verdict on records without content. `gap` is the damaged place, None where there is nothing at all."""
 
     verdict: Verdict
@@ -62,7 +63,7 @@ class Absences:
         self._after: defaultdict[int, int] = defaultdict(lambda: -1)
         self._open: dict[int, Run] = {}
 
-    def feed(self, first: int, leaves: bytes, seen: bytes) -> Iterator[Run]:
+    def feed(self, first: int, leaves: bytes, seen: bytes | bytearray) -> Iterator[Run]:
         """Yield the runs that end within these leaves; `seen` has a byte for each, zero for one without content."""
         for place, is_seen in enumerate(seen):
             file = _file_of(leaves, place * LEAF_SIZE)

@@ -115,7 +115,8 @@ class TreeReader:
         leaves, hashes = self._folder.leaves, self._folder.hashes(0)
         starts = range(0, full, TILES_PER_TASK)
         tasks = [TileTask(leaves, hashes, start, min(start + TILES_PER_TASK, full)) for start in starts]
-        computed, from_hashes, differing = bytearray(), bytearray(), []
+        computed, from_hashes = bytearray(), bytearray()
+        differing: list[int] = []
         for task, result in zip(tasks, self._crew.map(scan_tiles, tasks), strict=True):
             computed += result.computed
             from_hashes += result.stored

@@ -234,9 +234,7 @@ class TestTornTails:
         """A crash between content and leaves leaves frames that nobody was told of: they go."""
         (bodies,) = shard_of(tmp_path).bodies.glob("*/frames")
         length = bodies.stat().st_size
-        orphan = frame.BodyFrame(
-            99, records.record().sections, records.record().salts, records.record().commitments
-        )
+        orphan = frame.BodyFrame(99, records.record().sections, records.record().salts, records.record().commitments)
         with bodies.open("ab") as file:
             file.write(frame.encode_body(orphan))
         ledger = open_ledger(tmp_path, clock)
