@@ -65,20 +65,21 @@ def _fill_record(record: LogRecord, event: PreparedEvent, sequence: int) -> None
     record.observed_time_unix_nano = record.time_unix_nano
     record.event_name = document["event_type"]
     record.body.string_value = event.encoded.decode()
+    # Ours come first: the collector then need not look at the rest.
     salts = record.attributes.add()
     salts.key = "klyra.salts"
     salts.value.bytes_value = event.salts
     place = record.attributes.add()
     place.key = "klyra.emitter.seq"
     place.value.int_value = sequence
-    for key, value in _draft_attributes(document):
-        attribute = record.attributes.add()
-        attribute.key = key
-        attribute.value.string_value = value
     if event.sections is not None:
         attribute = record.attributes.add()
         attribute.key = "klyra.sections"
         attribute.value.string_value = event.sections
+    for key, value in _draft_attributes(document):
+        attribute = record.attributes.add()
+        attribute.key = key
+        attribute.value.string_value = value
 
 
 def _draft_attributes(document: JsonObject) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ SECTIONS = "klyra.sections"
 RECORD_ID = "audit.record.id"
 
 _MAX_NESTING = 32
+_OWN_COUNT = 3
 
 
 class MalformedRequest(Rejected):
@@ -142,7 +143,24 @@ class ProtobufRecord:
         self._message = message
 
     def own_form(self) -> OwnForm | None:
-        """See `WireRecord`; the hot path: other tools' attributes are not even read."""
+        """See `WireRecord`; the hot path: other tools' attributes are not even read.
+
+        Our emitter puts its own attributes first; whatever came in between may have reordered them.
+        """
+        message = self._message
+        attributes = message.attributes
+        if len(attributes) > _OWN_COUNT and attributes[0].key == SALTS and attributes[1].key == SEQUENCE:
+            third = attributes[2]
+            return OwnForm(
+                message.body.string_value.encode(),
+                message.event_name,
+                attributes[0].value.bytes_value,
+                attributes[1].value.int_value,
+                third.value.string_value if third.key == SECTIONS else None,
+            )
+        return self._own_form_anywhere()
+
+    def _own_form_anywhere(self) -> OwnForm | None:
         message = self._message
         own: dict[str, AnyValue] = {}
         for attribute in message.attributes:

@@ -61,9 +61,7 @@ class BodyChecker:
         self._names: dict[bytes, str] = {OPERATOR_REFERENCE: sections.OPERATOR_ORGANIZATION_ID}
 
     def check(self, body: BodyFrame, leaf: Leaf | None) -> BodyJudgement:
-        """Judge a body against its leaf; with None, the leaf cannot be trusted, and only what the body says of itself
-        is judged.
-        """
+        """Judge a body against its leaf; without a leaf to trust, only by what the body says of itself."""
         problem = _check_commitments(body, leaf)
         if problem is not None:
             return BodyJudgement(problem, self.name(leaf))
@@ -146,7 +144,7 @@ class ControlJudgement:
 
 
 def check_control(blob: BlobFrame, leaf: Leaf | None) -> ControlJudgement:
-    """Judge a control document against its leaf; with None the leaf cannot be trusted, and the document is only read."""
+    """Judge a control document against its leaf; without a leaf to trust, it is only read."""
     if leaf is not None and sections.control_commit(blob.payload) != leaf.commit:
         return ControlJudgement(Problem(Verdict.CONTROL_ALTERED, "it is not the document that the leaf commits to"))
     try:

@@ -142,11 +142,10 @@ def entries(folder: Path) -> Iterator[Path]:
     if not is_folder(folder):
         raise Unreadable("it is no folder")
     try:
-        names = sorted(os.listdir(folder))
+        paths = sorted(folder.iterdir())
     except OSError as error:
         raise Unreadable(str(error)) from error
-    for name in names:
-        yield folder / name
+    yield from paths
 
 
 def _why(path: Path, error: Exception) -> str:

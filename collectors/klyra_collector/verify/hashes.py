@@ -77,16 +77,11 @@ class HashChecker:
             self._tree.from_hashes[: full * HASH_SIZE], self._tree.account.tiles[: full * HASH_SIZE]
         )
         for number in (*suspects, full):
-            authentic = self._authentic(number)
+            authentic = self._reader.leaf_hashes_of(self._tree, number)
+            authentic = authentic[: (self._signed - number * TILE_LEAVES) * HASH_SIZE]
             with open_if_readable(path) as file:
                 stored = file.read(number * tiles.TILE_BYTES, len(authentic))
             yield from self._compare(path, number * TILE_LEAVES, stored, authentic[: len(stored)])
-
-    def _authentic(self, number: int) -> bytes:
-        """Return the leaf hashes of a tile as the leaves or the signed root have them."""
-        if number == self._signed // TILE_LEAVES:
-            return self._tree.account.partial[: self._signed % TILE_LEAVES * HASH_SIZE]
-        return self._reader.leaf_hashes_of(self._tree, number)
 
     def _check_level(self, level: int, expected: bytes) -> Iterator[Finding]:
         path = self._folder.hashes(level)

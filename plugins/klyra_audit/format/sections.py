@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from klyra_audit.format import canonical
 from klyra_audit.format.canonical import JsonObject
@@ -151,12 +151,9 @@ def split_at(document: JsonObject, actor: tuple[str, ...], target: tuple[str, ..
     Raises:
         SectionError: a pointer that may not be in its section, or that the document does not have.
     """
-    steps = tuple(
-        (pointer, _tokens(pointer), name == "actor")
-        for name, pointers in (("actor", actor), ("target", target))
-        for pointer in _allowed(name, pointers)
-    )
-    return _extract(document, steps, required=True)
+    listed = [(pointer, True) for pointer in _allowed("actor", actor)]
+    listed += [(pointer, False) for pointer in _allowed("target", target)]
+    return _extract(document, _by_parent(listed), required=True)
 
 
 def pointers(sections: Sections) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -192,30 +189,45 @@ def join(sections: Sections) -> JsonObject:
     return core
 
 
-_Step = tuple[str, tuple[str, ...], bool]
+class _Move(NamedTuple):
+    """One member that a split may move: its name in its parent, its pointer, and into which section."""
+
+    member: str
+    pointer: str
+    is_actor: bool
+
+
+_Plan = tuple[tuple[tuple[str, ...], tuple[_Move, ...]], ...]  # by the path of the parent
 
 
 @lru_cache(maxsize=256)
-def _plan(marks: Marks, *, about_user: bool) -> tuple[_Step, ...]:
-    """Return (pointer, tokens, belongs to the actor) for everything a split may move."""
+def _plan(marks: Marks, *, about_user: bool) -> _Plan:
+    """Return everything a split may move."""
     actor = dict.fromkeys((*_ACTOR_POINTERS, *marks.actor))
     target = dict.fromkeys((*(_TARGET_POINTERS if about_user else ()), *marks.target))
-    steps = [(pointer, _tokens(pointer), True) for pointer in actor]
-    steps += [(pointer, _tokens(pointer), False) for pointer in target if pointer not in actor]
-    return tuple(steps)
+    return _by_parent([*((pointer, True) for pointer in actor), *((p, False) for p in target if p not in actor)])
 
 
-def _extract(document: JsonObject, steps: tuple[_Step, ...], *, required: bool) -> Sections:
+def _by_parent(listed: list[tuple[str, bool]]) -> _Plan:
+    groups: dict[tuple[str, ...], list[_Move]] = {}
+    for pointer, is_actor in listed:
+        *path, member = _tokens(pointer)
+        groups.setdefault(tuple(path), []).append(_Move(member, pointer, is_actor))
+    return tuple((path, tuple(moves)) for path, moves in groups.items())
+
+
+def _extract(document: JsonObject, plan: _Plan, *, required: bool) -> Sections:
     core = dict(document)
     copied: dict[tuple[str, ...], JsonObject] = {}
     actor: JsonObject = {}
     target: JsonObject = {}
-    for pointer, tokens, is_actor in steps:
-        parent = _copied_parent(core, tokens, copied)
-        if parent is not None and tokens[-1] in parent:
-            (actor if is_actor else target)[pointer] = parent.pop(tokens[-1])
-        elif required:
-            raise SectionError(f"the document has no {pointer}")
+    for path, moves in plan:
+        parent = _copied_parent(core, path, copied)
+        for member, pointer, is_actor in moves:
+            if parent is not None and member in parent:
+                (actor if is_actor else target)[pointer] = parent.pop(member)
+            elif required:
+                raise SectionError(f"the document has no {pointer}")
     # Parts of a document of the profile are of the profile, so nothing is checked twice on the hot path.
     return Sections(
         canonical.encode_part(core),
@@ -225,22 +237,18 @@ def _extract(document: JsonObject, steps: tuple[_Step, ...], *, required: bool) 
 
 
 def _copied_parent(
-    core: JsonObject, tokens: tuple[str, ...], copied: dict[tuple[str, ...], JsonObject]
+    core: JsonObject, path: tuple[str, ...], copied: dict[tuple[str, ...], JsonObject]
 ) -> JsonObject | None:
-    """Return the parent object of the pointer inside `core`, copied once so that the document stays as it was."""
-    path = tokens[:-1]
-    found = copied.get(path)
-    if found is not None:
-        return found
+    """Return the object at `path` inside `core`, copied once so that the document stays as it was."""
     parent = core
-    for depth, token in enumerate(path, 1):
+    for depth in range(1, len(path) + 1):
         child = copied.get(path[:depth])
         if child is None:
-            original = parent.get(token)
+            original = parent.get(path[depth - 1])
             if type(original) is not dict:
                 return None
             child = dict(original)
-            parent[token] = copied[path[:depth]] = child
+            parent[path[depth - 1]] = copied[path[:depth]] = child
         parent = child
     return parent
 

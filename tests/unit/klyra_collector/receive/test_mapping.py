@@ -219,3 +219,31 @@ class TestMalformed:
     def test_unknown_json_members_are_ignored(self) -> None:
         """A later protocol version adds members; they do no harm."""
         assert decode_json(b'{"resourceLogs": [{"later": 1, "scopeLogs": [{"scope": {}, "logRecords": []}]}]}') == []
+
+
+class TestOwnForm:
+    """Our own form, whatever came in between."""
+
+    def test_is_found_wherever_its_attributes_stand(self) -> None:
+        """A collector on the way may reorder and add attributes."""
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+        event = otlp.prepared(
+            event_type="user.invited",
+            resource={"type": "user", "id": "usr_2", "name": None},
+            metadata={"email": "zoe@example.org"},
+        )
+        request = ExportLogsServiceRequest.FromString(otlp.own_form(event, first=5))
+        message = request.resource_logs[0].scope_logs[0].log_records[0]
+        (plain,) = decode_protobuf(request.SerializeToString())
+        reversed_attributes = list(message.attributes)[::-1]
+        del message.attributes[:]
+        message.attributes.extend(reversed_attributes)
+        (shuffled,) = decode_protobuf(request.SerializeToString())
+        assert plain.own_form() == shuffled.own_form()
+        assert (plain.own_form().sequence, plain.own_form().sections is None) == (5, False)
+
+    def test_a_foreign_record_is_none(self) -> None:
+        """Without our salts it is another's."""
+        (item,) = decode_protobuf(otlp.foreign(MAPPED))
+        assert item.own_form() is None
