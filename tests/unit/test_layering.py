@@ -193,7 +193,8 @@ def layer_breaches(module: Module) -> list[str]:
 def stage_breaches(module: Module) -> list[str]:
     """Return the imports of one stage by another that STAGES does not allow, and any of the command line."""
     own = stage_of(module.name)
-    allowed = {own, None} | (STAGES[own] if own else STAGES.keys() - {"cli"})
+    beside = STAGES.keys() if module.name.endswith(".__main__") else STAGES.keys() - {"cli"}
+    allowed = {own, None} | (STAGES[own] if own else beside)
     return [name for name in module.imports() if stage_of(name) not in allowed]
 
 

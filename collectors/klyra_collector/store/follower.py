@@ -72,6 +72,7 @@ class Follower:
         self._erasures = Erasures(reader)
         self._started = time.monotonic()
         self._swept_day = 0
+        self._caught_up = False
 
     def step(self) -> int:
         """Apply the next records of the oldest shard that has some; return how many, 0 if there are none.
@@ -80,24 +81,29 @@ class Follower:
             RetryLater: nothing was applied, the cursor stands where it was.
             Halted: a record cannot be applied and must not be skipped; it names origin and index.
         """
-        for origin in self._reader.origins():
+        origins = self._reader.origins()
+        for origin in origins:
             start = self._store.cursor(origin)
             committed = self._reader.committed(origin)
             if committed < start:
                 raise _ahead(origin, start, committed)
             if committed > start:
-                return self._advance(origin, start)
+                applied = self._advance(origin, start)
+                self._caught_up = origin == origins[-1] and start + applied == committed
+                return applied
+        self._caught_up = True
         return 0
 
     def sweep(self) -> int:
         """Delete some entries past their expiry, once a day until none is left; return how many.
 
-        They are invisible already. A clock that stands over a day behind the last record when the follower starts
+        They are invisible already. Nothing is deleted while records are behind: an EXTEND among them may keep what
+        seems to have expired. A clock that stands over a day behind the last record when the follower starts
         is not trusted to delete anything for an hour (DESIGN section 5, Bodies).
         """
         now = self._clock()
         today = timestamps.day_of(now)
-        if today == self._swept_day or self._distrusts(now):
+        if today == self._swept_day or not self._caught_up or self._distrusts(now):
             return 0
         deleted = self._store.delete_expired(today, _SWEEP)
         if deleted < _SWEEP:

@@ -409,9 +409,24 @@ class TestSweeping:
         follower._started -= 3601
         assert follower.sweep() == 1
 
+    def test_nothing_is_deleted_before_the_records_behind_are_known(
+        self, store: SqliteStore, ledger: MemoryLedger
+    ) -> None:
+        """A store built again does not delete what a later EXTEND keeps."""
+        old_us = TODAY_US - (RETENTION_DAYS + 2) * DAY_US
+        for number in range(2):
+            ledger.seal(document(number), ingest_us=old_us)
+        extend = {"type": "extend", "org_ref": REFERENCE, "first_seq": 1, "last_seq": 1, "retention_days": 90}
+        ledger.control(Kind.EXTEND, extend)
+        follower = follower_of(ledger, store, batch=2)
+        assert (follower.step(), follower.sweep()) == (2, 0)
+        assert (follower.step(), follower.sweep()) == (1, 1)
+        assert [entry["id"] for entry in entries_of(store)] == [document(1)["id"]]
+
     def test_an_empty_ledger_has_nothing_to_sweep(self, store: SqliteStore) -> None:
         """Before the first start there is no shard and no clock to compare with."""
-        assert follower_of(MemoryLedger(), store).sweep() == 0
+        follower = follower_of(MemoryLedger(), store)
+        assert (follower.step(), follower.sweep()) == (0, 0)
 
 
 def test_sections_are_joined_by_any_pointer(store: SqliteStore, ledger: MemoryLedger) -> None:

@@ -1,0 +1,258 @@
+"""`klyra-audit verify`. Loads what an auditor has: the base install, no server."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from rich.text import Text
+
+from klyra_collector.verify import CannotVerify, Options, Report, ShardReport, Verdict, policy, report, verify_target
+from klyra_collector.verify.files import Unreadable, read_small
+from klyra_collector.verify.ledger import ORG_SALT_BYTES
+from klyra_collector.verify.verdicts import GRAVITY
+from klyra_collector.verify.work import cores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from klyra_collector.verify import Finding, Policy
+
+app = typer.Typer(add_completion=False)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HEX_SALT = 2 * ORG_SALT_BYTES
+_OUTCOMES = {
+    report.INTACT: ("INTACT", "bold green"),
+    report.BROKEN: ("BROKEN", "bold red"),
+    report.COULD_NOT: ("COULD NOT BE CHECKED", "bold yellow"),
+}
+
+
+@app.command()
+def verify(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A data directory, its ledger/, or one shard.")],
+    *,
+    policy_file: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="The keys to trust: a C2SP tlog-policy file.")
+    ] = None,
+    org_salt: Annotated[
+        Path | None, typer.Option("--org-salt", metavar="FILE", help="32 bytes; by default DATA/keys/org-salt.")
+    ] = None,
+    require_pinned: Annotated[
+        bool, typer.Option("--require-pinned", help="Without --policy, count nothing as checked (exit 2).")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report for machines.")] = False,
+    limit_findings: Annotated[
+        int, typer.Option("--limit-findings", metavar="N", min=0, help="Describe so many findings; all are counted.")
+    ] = 100,
+) -> None:
+    """Verify a ledger, offline, and say exactly what is wrong.
+
+        klyra-audit verify klyra-data --policy klyra.policy
+
+    It may be in use: what was acknowledged before the verification began is verified. Without --policy only
+    consistency is checked, since whoever can change a ledger can also change the key beside it.
+
+    Exit status: 0 intact, 1 broken (and where), 2 could not check.
+    """
+    try:
+        with _progress() as progress:
+            options = Options(
+                policy=None if policy_file is None else _read_policy(policy_file),
+                org_salt=None if org_salt is None else _read_salt(org_salt),
+                require_pinned=require_pinned,
+                limit_findings=limit_findings,
+                processes=cores(),
+            )
+            result = verify_target(target, replace(options, progress=progress.show) if progress else options)
+    except CannotVerify as error:
+        _fail(target, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
+    except KeyboardInterrupt:
+        _fail(target, as_json=as_json, code="interrupted", message="Interrupted.", remedy="Run it again.")
+    except Exception as error:  # noqa: BLE001 - whatever happened, nothing was verified
+        message = f"{type(error).__name__}: {error}"
+        _fail(target, as_json=as_json, code="unexpected", message=message, remedy="Report this as a fault of verify.")
+    if as_json:
+        _answer_json(result.as_json())
+    else:
+        _Printer(Console(highlight=False, markup=False, soft_wrap=True)).print_report(result)
+    raise typer.Exit(result.exit_status)
+
+
+def _read_policy(path: Path) -> Policy:
+    return policy.parse(_read_given(path, policy.MAX_POLICY_BYTES, "--policy"))
+
+
+def _read_salt(path: Path) -> bytes:
+    """Return the 32 bytes of a file that has them raw, or as hex digits."""
+    encoded = _read_given(path, _HEX_SALT + 1, "--org-salt")
+    if len(encoded) == ORG_SALT_BYTES:
+        return encoded
+    try:
+        salt = bytes.fromhex(encoded.decode("ascii"))
+    except ValueError:
+        salt = b""
+    if len(salt) != ORG_SALT_BYTES:
+        raise CannotVerify(
+            f"{path} has no org_salt.",
+            code="bad_org_salt",
+            remedy=f"Give a file of {ORG_SALT_BYTES} bytes, or of {_HEX_SALT} hexadecimal digits.",
+        )
+    return salt
+
+
+def _read_given(path: Path, limit: int, option: str) -> bytes:
+    try:
+        return read_small(path.resolve(), limit)
+    except (OSError, RuntimeError, Unreadable) as error:
+        raise CannotVerify(
+            f"The file of {option} cannot be read: {error}.", code="bad_file", remedy="Name a file that can be read."
+        ) from error
+
+
+def _fail(target: Path, *, as_json: bool, code: str, message: str, remedy: str) -> None:
+    """Say that nothing could be checked, and exit 2."""
+    if as_json:
+        _answer_json(
+            report.failure_as_json(printable(str(target)), code=code, message=printable(message), remedy=remedy)
+        )
+    else:
+        typer.echo(f"Error: {printable(message)} {remedy}", err=True)
+    raise typer.Exit(report.COULD_NOT)
+
+
+def _answer_json(form: dict[str, object]) -> None:
+    typer.echo(orjson.dumps(form, option=orjson.OPT_INDENT_2).decode())
+
+
+class _Bars:
+    """Shows progress on a terminal, one bar for each step of each shard."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, shard: str, step: str, done: int, total: int) -> None:
+        """See `Options.progress`."""
+        name = f"{shard} {step}"
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total)
+        self._bars.update(self._tasks[name], completed=done)
+
+
+@contextmanager
+def _progress() -> Iterator[_Bars | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        yield _Bars(bars)
+
+
+class _Printer:
+    """Prints a report for people."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def print_report(self, result: Report) -> None:
+        """Print everything, the outcome last."""
+        for shard in result.shards:
+            self._print_shard(shard, pinned=result.pinned)
+        outcome, style = _OUTCOMES[result.exit_status]
+        reason = _reason(result)
+        self._console.print(Text(outcome, style), Text(reason), sep=": " if reason else "")
+
+    def _print_shard(self, shard: ShardReport, *, pinned: bool) -> None:
+        self._line("ledger", f"{shard.directory}  {shard.origin or 'without a signed head'}")
+        if shard.size is not None and shard.root is not None:
+            self._line("size", f"{shard.size} records{_times(shard)}")
+            self._line("root", shard.root.hex())
+        self._line("key", f"{shard.key or 'none'}  {'pinned' if pinned else 'key not pinned'}")
+        self._line("witness", report.UNWITNESSED)
+        tail = shard.unsigned_tail
+        if tail.records or tail.unfinished:
+            unfinished = f", and {tail.unfinished} unfinished" if tail.unfinished else ""
+            self._line(
+                "unsigned", f"{tail.records} records behind the head, {tail.checked} of them checked{unfinished}"
+            )
+        for note in shard.notes:
+            self._line("note", note)
+        counts = [f"{verdict} {shard.counts[verdict]}" for verdict in reversed(GRAVITY) if shard.counts.get(verdict)]
+        self._line("records", "  ".join(counts) or "none")
+        self._print_findings(shard)
+        self._console.print()
+
+    def _print_findings(self, shard: ShardReport) -> None:
+        by_verdict: dict[Verdict, list[Finding]] = defaultdict(list)
+        for finding in shard.findings:
+            by_verdict[finding.verdict].append(finding)
+        for verdict in GRAVITY:
+            for finding in by_verdict[verdict]:
+                self._print_finding(finding)
+        unsaid = shard.findings_total - len(shard.findings)
+        if unsaid:
+            self._console.print(f"\n  and {unsaid} more findings; --limit-findings N describes more of them")
+
+    def _print_finding(self, finding: Finding) -> None:
+        self._console.print()
+        place = "  ".join(part for part in (_records(finding), _place(finding)) if part)
+        self._console.print(Text(f"  {finding.verdict}", "bold"), Text(printable(place)))
+        self._console.print(f"    {printable(finding.reason)}")
+        self._console.print(f"    -> {printable(finding.meaning)}")
+
+    def _line(self, name: str, text: str) -> None:
+        self._console.print(f"{name:<9} {printable(text)}")
+
+
+def _reason(result: Report) -> str:
+    if result.exit_status == report.INTACT:
+        return "" if result.pinned else "consistent, by a key that was not pinned"
+    if not result.verdict.is_good:
+        return result.verdict.value
+    return "the key is not pinned, and --require-pinned was given"
+
+
+def _records(finding: Finding) -> str:
+    owner = f" of {finding.organization_id}" if finding.organization_id else ""
+    if finding.first is None:
+        return ""
+    if finding.first == finding.last:
+        return f"record {finding.first}{owner}"
+    return f"records {finding.first} to {finding.last}{owner} ({finding.count})"
+
+
+def _place(finding: Finding) -> str:
+    if finding.file is None:
+        return ""
+    return finding.file if finding.offset is None else f"{finding.file} byte {finding.offset}"
+
+
+def _times(shard: ShardReport) -> str:
+    if shard.first_us is None or shard.last_us is None:
+        return ""
+    return f", sealed {_time(shard.first_us)} to {_time(shard.last_us)}"
+
+
+def _time(microseconds: int) -> str:
+    try:
+        return f"{_EPOCH + timedelta(microseconds=microseconds):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        return f"{microseconds} microseconds after 1970"
+
+
+def printable(text: str) -> str:
+    """Return text without what could steer a terminal: a ledger may have been made by somebody hostile."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
