@@ -212,6 +212,7 @@ def _refuse_unknown_variables() -> None:
 
 _NOT_SETTINGS = frozenset(
     {
+        "KLYRA_KEY",
         "KLYRA_REQUIRE_PEERS",
         "KLYRA_AUDIT_ENDPOINT",
         "KLYRA_AUDIT_API_KEY",

@@ -163,7 +163,7 @@ def test_the_link_opens_the_page_and_signs_in_once(running: Demo) -> None:
 
 
 def test_the_printed_commands_work(running: Demo, tmp_path: Path, require_peer: Callable[[str, object], None]) -> None:
-    """What is printed can be pasted as it stands: ask the API, add an entry, export."""
+    """What is printed can be pasted as it stands: ask the API, add an entry, verify while it runs, export."""
     require_peer("curl", shutil.which("curl"))
     asked = run(running.step("Ask the API"), tmp_path)
     assert len(json.loads(asked.stdout)["data"]) == 3
@@ -171,6 +171,8 @@ def test_the_printed_commands_work(running: Demo, tmp_path: Path, require_peer: 
     assert added["categories"] == ["toxic"]
     found = {"resource_ids": added["id"], "event_types": "moderation.flagged"}
     wait_for(lambda: running.ask("/v1/audit-logs", **found)["data"] != [], 30, running.process, running.log)
+    verified = run(running.step("Verify"), tmp_path)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     exported = run(running.step("Export"), tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert added["id"] in (tmp_path / "audit-logs.csv").read_text()

@@ -82,6 +82,7 @@ class Aligner:
             if skip_to is not None and self._index == self._position:
                 self._advance(min(skip_to(self._index), self._size) - self._index)
             self._step()
+        self._look_behind()
         self._settle()
         self._result.end = self._position
         return self._result
@@ -99,6 +100,14 @@ class Aligner:
         self._part(expected, found)
         if len(self._absent) + len(self._added) > MAX_PENDING:
             self._result.given_up = self._index
+
+    def _look_behind(self) -> None:
+        """See whether leaves that are missing were put behind the last one."""
+        for hashed in self._actual(self._position, WINDOW):
+            if hashed not in self._absent:
+                return
+            self._note_added(hashed, replaces=False)
+            self._position += 1
 
     def _part(self, expected: list[bytes], found: list[bytes]) -> None:
         """Decide what happened where the cursors part."""

@@ -69,6 +69,10 @@ class Marks:
         for index in range(max(first, 0), min(last + 1, self.size)):
             self._marks[index] |= _FLAGGED
 
+    def flag_unseen(self, first: int, last: int) -> None:
+        """Note that a finding is about those records of a range whose content was not seen."""
+        self.flag_each(index for index in range(first, last + 1) if not self._marks[index] & _SEEN)
+
     def flag_each(self, indexes: Iterable[int]) -> None:
         """Note that a finding is about each of several records."""
         for index in indexes:

@@ -62,7 +62,7 @@ class HashChecker:
             path = self._folder.hashes(level)
             with open_if_readable(path) as file:
                 count, rest = divmod(file.size, HASH_SIZE)
-            allowed = leaves_now // TILE_LEAVES**level
+            allowed = max(leaves_now, self._signed) // TILE_LEAVES**level
             if count > allowed:
                 reason = f"it has {count} hashes, and there are leaves for {allowed}"
                 yield self._finding(Verdict.EXTRA, path, allowed, reason)

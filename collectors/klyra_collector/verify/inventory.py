@@ -148,12 +148,12 @@ class Inventory:
                 count=found.count,
             )
             self._findings.add(finding)
-            self._marks.flag(found.first, found.last)
         return [gap for gap in gaps if gap.after != run.after]
 
     def _explain_run(self, run: Run) -> None:
         path = self._path_of(run.file)
         self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], "its content is not here")
+        self._marks.flag_unseen(run.indexes[0], run.last)
 
     def _judge_gaps(self, path: Path, gaps: Iterable[Gap]) -> None:
         """Judge damaged places in which no record is missing: something was put in, or is being written."""
@@ -192,6 +192,7 @@ class Inventory:
         gaps = order.gaps
         for run in absent_of(day, expected, report.indexes):
             gaps = self._explain(run, path, gaps, "its quarantined bytes are not here")
+        self._marks.flag_each(expected.keys() - set(report.indexes))
         self._judge_gaps(path, gaps)
 
     def _complain(self, complaint: Complaint, path: Path) -> None:
