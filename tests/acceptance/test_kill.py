@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,18 +11,21 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 import pytest
-from support import collector, otlp
-from support.collector import ACME
-from support.sealing import read_all
 
 from klyra_audit import ids
 from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
+from support import collector, otlp
+from support.collector import ACME
+from support.sealing import read_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BATCH = 16
 SENDERS = 3
@@ -100,10 +104,8 @@ def await_addresses(root: Path, process: subprocess.Popen) -> dict:
 def kill_all(process: subprocess.Popen, run: dict) -> None:
     """Kill the supervisor and every child at once."""
     for pid in run["pids"].values():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     process.wait()
     psutil.wait_procs([psutil.Process(pid) for pid in run["pids"].values() if psutil.pid_exists(pid)], 10)
 
@@ -129,7 +131,7 @@ def check(root: Path, acknowledged: dict[str, tuple[int, str]]) -> None:
 
 def kill_at_random_moments(root: Path, times: int, seed: int) -> None:
     """Run under load, kill all, start again, `times` times; then stop cleanly and compare."""
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311 - moments, not secrets
     keys = collector.make_keys(root)
     load = Load(keys[ACME])
     try:
@@ -219,7 +221,7 @@ def test_a_crashed_child_is_started_again_where_it_was(tmp_path) -> None:
 
 
 def test_a_taken_port_is_named_with_its_setting(tmp_path) -> None:
-    """serve fails at once, says which port and which setting, and leaves nothing running."""
+    """Serve fails at once, says which port and which setting, and leaves nothing running."""
     environment = {"PATH": os.environ["PATH"], "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0"}
     import socket
 

@@ -22,23 +22,22 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import collector, otlp  # noqa: E402 - the path comes first
-from support.records import STARTUP, record, submission  # noqa: E402
-from support.sealing import OPTIONS  # noqa: E402
-
-from klyra_audit import ids  # noqa: E402
-from klyra_collector.data_directory import DataDirectory  # noqa: E402
-from klyra_collector.receive.opening import RequestOpener  # noqa: E402
-from klyra_collector.receive.senders import Sender  # noqa: E402
-from klyra_collector.receive.wire import decode_protobuf  # noqa: E402
-from klyra_collector.seal.clock import SystemClock  # noqa: E402
-from klyra_collector.seal.durable import Disk  # noqa: E402
-from klyra_collector.seal.ledger import Ledger  # noqa: E402
-from klyra_collector.seal.reader import LedgerReader  # noqa: E402
-from klyra_collector.stages import Submission, Tenancy  # noqa: E402
-from klyra_collector.store.follower import Follower  # noqa: E402
-from klyra_collector.store.sqlite import SqliteStore  # noqa: E402
-from klyra_collector.validate.judge import judge  # noqa: E402
+from klyra_audit import ids
+from klyra_collector.data_directory import DataDirectory
+from klyra_collector.receive.opening import RequestOpener
+from klyra_collector.receive.senders import Sender
+from klyra_collector.receive.wire import decode_protobuf
+from klyra_collector.seal.clock import SystemClock
+from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.ledger import Ledger
+from klyra_collector.seal.reader import LedgerReader
+from klyra_collector.stages import Submission, Tenancy
+from klyra_collector.store.follower import Follower
+from klyra_collector.store.sqlite import SqliteStore
+from klyra_collector.validate.judge import judge
+from support import collector, otlp
+from support.records import STARTUP, record, submission
+from support.sealing import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +180,7 @@ def _quantile(ascending: list[float], share: float) -> float:
 
 def say(text: str) -> None:
     """Print one line."""
-    print(text, flush=True)  # noqa: T201 - a report is what this program is for
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

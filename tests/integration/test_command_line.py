@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
-
-from support.collector import ACME
-from support.sealing import read_all
 
 from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
+from support.collector import ACME
+from support.sealing import read_all
 
 
 def klyra(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess:
@@ -81,7 +81,7 @@ def await_entry(served, record_id: str) -> dict:
 
 
 def test_an_emitted_event_is_found(served) -> None:
-    """emit prints the receipt alone, query finds the entry."""
+    """Emit prints the receipt alone, query finds the entry."""
     sent = emit(served, "user.added", "--actor", "user:usr_1", "--resource", "user:usr_2", "--metadata", '{"role":"a"}')
     assert (sent.returncode, sent.stderr) == (0, "")
     receipt = json.loads(sent.stdout)
@@ -176,7 +176,7 @@ def test_without_a_server_the_commands_say_how_to_start_one(tmp_path) -> None:
 
 
 def test_changes_are_sealed_while_nothing_runs(tmp_path) -> None:
-    """org and key create drain the outbox themselves, once, and leave a ledger that status reads as stopped."""
+    """Org and key create drain the outbox themselves, once, and leave a ledger that status reads as stopped."""
     root = str(tmp_path)
     klyra("org", "create", ACME, "--plan", "startup", "--data", root)
     klyra("key", "create", "--org", ACME, "--scope", "read", "--data", root)
@@ -202,7 +202,7 @@ def test_an_unknown_command_suggests_one() -> None:
 
 
 def test_config_is_checked_and_shown(tmp_path) -> None:
-    """check says yes or names the setting; show prints everything."""
+    """Check says yes or names the setting; show prints everything."""
     path = tmp_path / "a.toml"
     path.write_text("[api]\nlisten = '127.0.0.1:1'\n")
     assert klyra("config", "check", "--config", str(path)).returncode == 0
@@ -211,3 +211,12 @@ def test_config_is_checked_and_shown(tmp_path) -> None:
     refused = klyra("config", "check", "--config", str(path))
     assert refused.returncode == 1
     assert "nothing" in refused.stderr
+
+
+def test_the_api_tells_how_far_its_store_is_behind(served) -> None:
+    """Operators scrape the follower's lag from the api."""
+    data, _ = served
+    report = json.loads(klyra("status", "--json", "--data", data).stdout)
+    text = httpx.get(f"{report['api']}/metrics", timeout=10).text
+    assert "klyra_" in text
+    assert "lag" in text

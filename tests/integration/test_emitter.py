@@ -18,9 +18,6 @@ from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource as SdkResource
-from support import collector
-from support.collector import ACME, OTHER
-from support.otlp import MAPPED
 
 from klyra_audit import Actor, AuditEmitter, InvalidEvent, Paused, RetryLater, events, ids
 from klyra_audit.emitter import default_emitter_id
@@ -28,6 +25,9 @@ from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_audit.receipt import AlreadySealed, ReceiptMismatch
 from klyra_audit.transports.otlp_http import BatchRefused, OtlpHttpTransport, _retry_after
+from support import collector
+from support.collector import ACME, OTHER
+from support.otlp import MAPPED
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ import orjson
 import pytest
 from google.rpc.status_pb2 import Status as RpcStatus
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from support import collector, otlp
-from support.collector import ACME, OTHER
-from support.otlp import MAPPED
 
 from klyra_audit import timestamps
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.leaf import Kind, Leaf
+from support import collector, otlp
+from support.collector import ACME, OTHER
+from support.otlp import MAPPED
 
 LOGS, AUDIT = "/v1/logs", "/v1/audit"
 
@@ -325,7 +325,7 @@ class TestRefusedRequests:
         answer = running.post(path, own(otlp.prepared()), key=key)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
 
-    def test_a_refused_key_becomes_an_entry(self, running, since) -> None:
+    def test_a_refused_key_becomes_an_entry(self, running) -> None:
         """Stock clients drop what gets a 401, so the log itself says that something was refused."""
         key = running.keys[ACME]
         wrong = key[:-1] + ("0" if key[-1] != "0" else "1")

@@ -152,7 +152,10 @@ class LedgerBuilder:
         for day, blobs in self.quarantined.items():
             put(root / "quarantine" / str(day) / f"{self.shard}.frames", b"".join(map(frame.encode_blob, blobs)))
         for size in self.kept:
-            put(shard / "checkpoints" / f"2026-02-{10 + len(list((shard / 'checkpoints').glob('*')))}", self.checkpoint(size))
+            put(
+                shard / "checkpoints" / f"2026-02-{10 + len(list((shard / 'checkpoints').glob('*')))}",
+                self.checkpoint(size),
+            )
         head = self.checkpoint(signed)
         put(shard / "state" / "last-signed", head)
         put(shard / "state" / "committed", len(self.leaves).to_bytes(8))

@@ -142,8 +142,8 @@ async def _serve_collector(
 
 def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Copy what is sealed into the store."""
-    from klyra_collector.store.follower import Follower  # noqa: PLC0415 - a role loads what it needs
-    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
+    from klyra_collector.store.follower import Follower
+    from klyra_collector.store.sqlite import SqliteStore
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,8 +156,9 @@ def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None])
 
 def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Answer queries and serve the page."""
-    from klyra_collector.query.app import create_app as create_api  # noqa: PLC0415 - a role loads what it needs
-    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
+    from klyra_collector.query.app import create_app as create_api
+    from klyra_collector.store.lag import LagMeter
+    from klyra_collector.store.sqlite import SqliteStore
 
     catalog = Catalog.load(settings.catalog)
     listening = listen(settings.api, "api.listen")
@@ -165,15 +166,18 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
         contextlib.closing(listening),
         contextlib.closing(Registry.open(settings.registry_url, catalog)) as registry,
         contextlib.closing(SqliteStore.open(settings.store_path)) as store,
+        contextlib.closing(LedgerReader(settings.data_directory.ledger)) as reader,
     ):
+        clock = SystemClock().wall_us
         app = create_api(
             registry=registry,
             store=store,
             catalog=catalog,
             policies=Policies.load(),
             dashboard=resources.folder("dashboards") / "web",
-            clock=SystemClock().wall_us,
+            clock=clock,
             cursor_key=_cursor_key(settings),
+            store_lag=LagMeter(reader, store, clock).measure,
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))
@@ -195,7 +199,7 @@ async def serve_http(app: ASGIApp, listening: socket.socket, on_ready: Callable[
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event to wait for
+    while not server.started and not serving.done():
         await asyncio.sleep(_POLL_SECONDS)
     if server.started:
         on_ready(_url(listening))
@@ -232,7 +236,7 @@ def listen(listener: Listener, setting: str) -> socket.socket:
             f"Cannot listen on {listener.listen}: {error.strerror}.",
             remedy=f"Stop what listens there, or set {setting} (KLYRA_{setting.upper().replace('.', '__')}).",
         ) from error
-    bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    bound.setblocking(False)
     return bound
 
 
@@ -242,7 +246,7 @@ def _url(listening: socket.socket) -> str:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    import uvloop  # noqa: PLC0415 - absent on platforms it does not support
+    import uvloop
 
     return uvloop.new_event_loop()
 
@@ -266,5 +270,5 @@ def _log_opening(ledger: Ledger) -> None:
 
 
 def _log_progress(done: int, total: int) -> None:
-    if total >= _PROGRESS_LEAVES and done % _PROGRESS_LEAVES < 8192:  # noqa: PLR2004 - once per million
+    if total >= _PROGRESS_LEAVES and done % _PROGRESS_LEAVES < 8192:
         _log.info("recovering", leaves=done, of=total, at=time.strftime("%H:%M:%S"))

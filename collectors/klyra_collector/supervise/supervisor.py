@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,8 @@ from klyra_collector.supervise.child import EXIT_HALTED
 from klyra_collector.supervise.roles import ROLES, Role
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from klyra_collector.config import Settings
 
 START_SECONDS = 120.0
@@ -201,7 +202,7 @@ class Supervisor:
         def start() -> tuple[subprocess.Popen[bytes], socket.socket]:
             ours, theirs = socket.socketpair()
             with theirs:
-                process = subprocess.Popen(  # noqa: S603 - our own module
+                process = subprocess.Popen(
                     [sys.executable, "-m", "klyra_collector.supervise.child", role, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -269,7 +270,7 @@ class Supervisor:
 
 def _program_starter(program: ExtraProcess) -> Callable[[], tuple[subprocess.Popen[bytes], None]]:
     def start() -> tuple[subprocess.Popen[bytes], None]:
-        process = subprocess.Popen(  # noqa: S603 - a program its caller chose
+        process = subprocess.Popen(
             program.argv, env=dict(program.env), stdin=subprocess.DEVNULL, start_new_session=True
         )
         return process, None

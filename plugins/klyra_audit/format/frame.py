@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.errors import FrameError
 from klyra_audit.format.sections import ABSENT, SALT_SIZE, Commitments, Salts, Sections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BODY_MAGIC: Final = b"KLB1"
 BLOB_MAGIC: Final = b"KLR1"

@@ -11,11 +11,13 @@ import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from klyra_audit.format import canonical
-from klyra_audit.format.canonical import JsonObject
 from klyra_audit.format.errors import ProfileError, SectionError
+
+if TYPE_CHECKING:
+    from klyra_audit.format.canonical import JsonObject
 
 SectionName = Literal["core", "actor", "target"]
 
