@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.records import document
-
 from klyra_audit.format import canonical, checkpoint, frame, merkle, sections
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.frame import BlobFrame, BodyFrame
@@ -16,6 +14,7 @@ from klyra_audit.format.leaf import LEAF_SIZE, NEVER, NO_PREVIOUS, Flag, Kind, L
 from klyra_audit.format.merkle import Frontier
 from klyra_audit.format.note import SigningKey
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID, Marks, Salts, Sections
+from support.records import document
 
 DAY_US = 86_400_000_000
 FIRST_US = 20_500 * DAY_US + 12 * 3_600_000_000  # noon of a day in February 2026

@@ -48,7 +48,7 @@ def own_form(*events: PreparedEvent, first: int = 0, emitter_id: str = "api-1", 
     return otlp.encode(identity, [(event, first + number) for number, event in enumerate(events)])
 
 
-def any_value(value: Any) -> AnyValue:
+def any_value(value: Any) -> AnyValue:  # noqa: PLR0911 - one for each kind
     """Return a Python value as an OTLP one."""
     if isinstance(value, bool):
         return AnyValue(bool_value=value)
@@ -66,7 +66,7 @@ def any_value(value: Any) -> AnyValue:
     return AnyValue() if value is None else AnyValue(string_value=value)
 
 
-def json_value(value: Any) -> dict[str, Any]:
+def json_value(value: Any) -> dict[str, Any]:  # noqa: PLR0911 - one for each kind
     """Return a Python value as OTLP/JSON writes it."""
     if isinstance(value, bool):
         return {"boolValue": value}

@@ -49,7 +49,7 @@ class SetClock:
         self.wall += int(seconds * MICROSECONDS)
 
 
-class DiskFull(OSError):
+class DiskFullError(OSError):
     """What a full disk raises."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class FaultyDisk(Disk):
                 super().append(descriptor, content[: len(content) // 2])
             elif self.fault.moment == "after":
                 super().append(descriptor, content)
-            raise DiskFull
+            raise DiskFullError
         super().append(descriptor, content)
 
     def sync(self, descriptors) -> None:
@@ -108,7 +108,7 @@ class FaultyDisk(Disk):
         if self.fault and self.fault.strikes(step):
             if self.fault.moment == "after":
                 work()
-            raise DiskFull
+            raise DiskFullError
         work()
 
 

@@ -142,8 +142,8 @@ async def _serve_collector(
 
 def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Copy what is sealed into the store."""
-    from klyra_collector.store.follower import Follower
-    from klyra_collector.store.sqlite import SqliteStore
+    from klyra_collector.store.follower import Follower  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,9 +156,9 @@ def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None])
 
 def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Answer queries and serve the page."""
-    from klyra_collector.query.app import create_app as create_api
-    from klyra_collector.store.lag import LagMeter
-    from klyra_collector.store.sqlite import SqliteStore
+    from klyra_collector.query.app import create_app as create_api  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.store.lag import LagMeter  # noqa: PLC0415
+    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
 
     catalog = Catalog.load(settings.catalog)
     listening = listen(settings.api, "api.listen")
@@ -199,7 +199,7 @@ async def serve_http(app: ASGIApp, listening: socket.socket, on_ready: Callable[
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event to wait for
         await asyncio.sleep(_POLL_SECONDS)
     if server.started:
         on_ready(_url(listening))
@@ -236,7 +236,7 @@ def listen(listener: Listener, setting: str) -> socket.socket:
             f"Cannot listen on {listener.listen}: {error.strerror}.",
             remedy=f"Stop what listens there, or set {setting} (KLYRA_{setting.upper().replace('.', '__')}).",
         ) from error
-    bound.setblocking(False)
+    bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
     return bound
 
 
@@ -246,7 +246,7 @@ def _url(listening: socket.socket) -> str:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    import uvloop
+    import uvloop  # noqa: PLC0415 - absent on platforms it does not support
 
     return uvloop.new_event_loop()
 
@@ -270,5 +270,5 @@ def _log_opening(ledger: Ledger) -> None:
 
 
 def _log_progress(done: int, total: int) -> None:
-    if total >= _PROGRESS_LEAVES and done % _PROGRESS_LEAVES < 8192:
+    if total >= _PROGRESS_LEAVES and done % _PROGRESS_LEAVES < 8192:  # noqa: PLR2004 - once per million
         _log.info("recovering", leaves=done, of=total, at=time.strftime("%H:%M:%S"))

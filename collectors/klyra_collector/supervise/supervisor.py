@@ -202,7 +202,7 @@ class Supervisor:
         def start() -> tuple[subprocess.Popen[bytes], socket.socket]:
             ours, theirs = socket.socketpair()
             with theirs:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: S603 - our own module
                     [sys.executable, "-m", "klyra_collector.supervise.child", role, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -270,7 +270,7 @@ class Supervisor:
 
 def _program_starter(program: ExtraProcess) -> Callable[[], tuple[subprocess.Popen[bytes], None]]:
     def start() -> tuple[subprocess.Popen[bytes], None]:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - a program its caller chose
             program.argv, env=dict(program.env), stdin=subprocess.DEVNULL, start_new_session=True
         )
         return process, None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from klyra_audit.format.leaf import Leaf
 
 _DIGEST_BYTES: Final = 32
+_HAS_ACTOR: Final = Flag.HAS_ACTOR.value  # plain numbers, since a flag's operators cost more than a hash
+_HAS_TARGET: Final = Flag.HAS_TARGET.value
 _CONTROL_TYPES: Final = {kind: kind.name.lower() for kind in Kind if not kind.has_body}
 
 
@@ -118,8 +120,8 @@ def _check_commitments(body: BodyFrame, leaf: Leaf | None) -> Problem | None:
         return None
     if proofs.event_commit() != leaf.commit:
         return Problem(Verdict.ALTERED, "its sections and salts are not those that the leaf commits to")
-    has_actor, has_target = bool(leaf.flags & Flag.HAS_ACTOR), bool(leaf.flags & Flag.HAS_TARGET)
-    if has_actor is (proofs.actor == ABSENT) or has_target is (proofs.target == ABSENT):
+    expected = (0 if proofs.actor == ABSENT else _HAS_ACTOR) | (0 if proofs.target == ABSENT else _HAS_TARGET)
+    if leaf.flags & (_HAS_ACTOR | _HAS_TARGET) != expected:
         return Problem(Verdict.ALTERED, "the leaf's flags speak of other sections than the body has")
     return None
 

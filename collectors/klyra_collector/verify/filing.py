@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_collector.verify.contents import BodyChecker, ControlFacts, Problem, Quarantined, check_control
 from klyra_collector.verify.files import RegularFile, open_or_empty
+from klyra_collector.verify.leaves import KINDS_WITH_BODY
 from klyra_collector.verify.scan import LeafReader, known_leaf
 from klyra_collector.verify.verdicts import Verdict
 from klyra_collector.verify.walk import BlobWalker, BodyWalker, Damage
@@ -143,7 +144,7 @@ def scan_bodies(task: BodyTask) -> FrameReport:
 def _file_body(
     report: FrameReport, checker: BodyChecker, body: BodyFrame, offset: int, leaf: Leaf | None, day: int
 ) -> None:
-    if leaf is not None and not Kind(leaf.kind).has_body:
+    if leaf is not None and leaf.kind not in KINDS_WITH_BODY:
         report.stray(body.index, offset, f"a body for a {Kind(leaf.kind).name} record, which has none")
         return
     if leaf is not None and leaf.expire_day != day:
@@ -174,7 +175,7 @@ def scan_control(path: Path, leaves: Leaves) -> tuple[FrameReport, ControlFacts]
 
 
 def _file_control(report: FrameReport, facts: ControlFacts, blob: BlobFrame, offset: int, leaf: Leaf | None) -> None:
-    if leaf is not None and Kind(leaf.kind).has_body:
+    if leaf is not None and leaf.kind in KINDS_WITH_BODY:
         report.stray(blob.index, offset, f"a control document for an {Kind(leaf.kind).name} record, which has none")
         return
     report.add(blob.index, offset)

@@ -14,6 +14,7 @@ from klyra_collector.verify.verdicts import Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+KINDS_WITH_BODY: Final = frozenset(kind.value for kind in Kind if kind.has_body)
 MICROSECONDS_PER_DAY: Final = 86_400_000_000
 
 _NOTHING: Final[Sequence[Problem]] = ()
@@ -111,7 +112,7 @@ class ChainChecker:
 
 
 def _check_plan(leaf: Leaf, days: int | None) -> Problem | None:
-    if leaf.kind not in (Kind.EVENT, Kind.QUARANTINE):
+    if leaf.kind not in KINDS_WITH_BODY:
         if leaf.expire_day == NEVER:
             return None
         return Problem(Verdict.PLAN_MISMATCH, "it is a control record and has a day of expiry")

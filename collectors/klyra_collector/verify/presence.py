@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.leaf import LEAF_SIZE, VERSION, Kind
+from klyra_collector.verify.leaves import KINDS_WITH_BODY
 from klyra_collector.verify.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 CONTROL: Final = -1  # the file of control documents, where other files are named by their day
 
 _NAMED: Final = 64  # so many single records of a run are remembered
-_KINDS_WITH_BODY: Final = frozenset({Kind.EVENT.value, Kind.QUARANTINE.value})
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ def _file_of(leaves: bytes, offset: int) -> int | None:
     version, kind = leaves[offset], leaves[offset + 1]
     if version != VERSION or kind > Kind.QUARANTINE:
         return None
-    return int.from_bytes(leaves[offset + 4 : offset + 8]) if kind in _KINDS_WITH_BODY else CONTROL
+    return int.from_bytes(leaves[offset + 4 : offset + 8]) if kind in KINDS_WITH_BODY else CONTROL
 
 
 def absent_of(day: int, expected: Iterable[int], seen: Iterable[int]) -> Iterator[Run]:

@@ -139,7 +139,7 @@ def _explain(value: object, pointer: str, depth: int, max_key_characters: int) -
         raise ProfileError("is not a JSON value", pointer)
 
 
-def _explain_members(value: Any, pointer: str, depth: int, max_key_characters: int) -> None:
+def _explain_members(value: Any, pointer: str, depth: int, max_key_characters: int) -> None:  # noqa: ANN401 - any JSON
     if depth == 0:
         raise ProfileError(f"is nested deeper than {MAX_DEPTH} levels", pointer)
     if type(value) is list:

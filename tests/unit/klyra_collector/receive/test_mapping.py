@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from support import otlp
-from support.otlp import CATALOG, MAPPED
 
 from klyra_audit import ids
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.format import canonical
 from klyra_collector.receive.mapping import Arrival, map_record, to_profile
 from klyra_collector.receive.wire import DuplicateAttribute, MalformedRequest, decode_json, decode_protobuf
+from support import otlp
+from support.otlp import CATALOG, MAPPED
 
 ARRIVAL = Arrival("org_acme", 1_781_000_001_000_000_000, bytes(range(32)))
 MANY = Arrival(None, ARRIVAL.received_ns, ARRIVAL.seed)

@@ -7,9 +7,6 @@ import json
 import os
 
 import pytest
-from support import records
-from support.records import BUSINESS, STARTUP, submission
-from support.sealing import MIDSUMMER_US, SetClock, open_ledger, read_all
 
 from klyra_audit.errors import Rejected
 from klyra_audit.format import canonical, checkpoint, merkle, note, sections
@@ -20,6 +17,9 @@ from klyra_collector.errors import Conflict, IdentityChanged, IntakeHalted, Ledg
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.stages import EmitterPosition, Status
+from support import records
+from support.records import BUSINESS, STARTUP, submission
+from support.sealing import MIDSUMMER_US, SetClock, open_ledger, read_all
 
 BOOT = "0192f3c1-7c3e-7d1a-9a55-2f6c1d9e8b10"
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from support import records
-from support.records import BUSINESS, STARTUP, submission
-from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
 
 from klyra_audit.format import frame, merkle
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
@@ -15,6 +12,9 @@ from klyra_audit.format.merkle import leaf_hash
 from klyra_collector.data_directory import DataDirectory, ShardDirectory
 from klyra_collector.errors import IntakeHalted, LedgerDamaged, LedgerRolledBack
 from klyra_collector.stages import Status
+from support import records
+from support.records import BUSINESS, STARTUP, submission
+from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support import records
-from support.records import submission
-from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
 
 from klyra_audit.format.leaf import Kind
 from klyra_collector.errors import Conflict, IntakeHalted, Overloaded
 from klyra_collector.seal.sealer import Sealer
 from klyra_collector.stages import Status
+from support import records
+from support.records import submission
+from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
 
 
 class Noted:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.ledgers import large_ledger, small_ledger
 
 from klyra_collector.verify import Options, policy, verify_target
+from support.ledgers import large_ledger, small_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from support.ledgers import LedgerBuilder
-
     from klyra_collector.verify import Report
+    from support.ledgers import LedgerBuilder
 
 
 @pytest.fixture

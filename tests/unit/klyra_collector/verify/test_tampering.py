@@ -9,13 +9,13 @@ from itertools import accumulate
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.ledgers import ACME, ORIGIN, put, small_ledger, tile_hashes
-from support.tampering import at, change_frames, change_leaves, flip, found, indexes, split_frames, swap
 
 from klyra_audit.format import frame, merkle, sections
 from klyra_audit.format.frame import BlobFrame
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_collector.verify import Verdict
+from support.ledgers import ACME, ORIGIN, put, small_ledger, tile_hashes
+from support.tampering import at, change_frames, change_leaves, flip, found, indexes, split_frames, swap
 
 V = Verdict
 SHARD = "ledger/2026"
@@ -202,7 +202,10 @@ class TestLeaves:
     @pytest.mark.parametrize("left", [0, 1, 256, 511, 704])
     def test_leaves_cut_off_are_truncated(self, change, left) -> None:
         """From the first that is gone to the last that was signed."""
-        assert change(lambda leaves: leaves.__delitem__(slice(left, None))) == ({at(V.TRUNCATED, left, 704)}, 705 - left)
+        assert change(lambda leaves: leaves.__delitem__(slice(left, None))) == (
+            {at(V.TRUNCATED, left, 704)},
+            705 - left,
+        )
 
     def test_leaves_of_another_ledger_match_nothing(self, change) -> None:
         """The whole range leads to another root; so many differences are not followed one by one."""
@@ -218,7 +221,9 @@ class TestLeaves:
         flip(three_tiles / SHARD / "hashes/0", 300 * 32)
         report = verify(three_tiles, large)
         follower = next(
-            index for index in range(301, 705) if Leaf.unpack(large.leaves[index]).org_prev == merkle.leaf_hash(large.leaves[300])
+            index
+            for index in range(301, 705)
+            if Leaf.unpack(large.leaves[index]).org_prev == merkle.leaf_hash(large.leaves[300])
         )
         assert found(report) >= {LEAVES_DIFFER, at(V.ROOT_MISMATCH, 256, 511), at(V.ALTERED, 300)}
         assert at(V.ORG_CHAIN, follower) in found(report)
@@ -304,7 +309,10 @@ class TestBodies:
     @pytest.mark.parametrize(("one", "other"), [(4, 30), (0, 50)])
     def test_exchanged_bodies_are_reordered(self, change, order, one, other) -> None:
         """Both are named."""
-        assert change(lambda frames: swap(frames, one, other)) == {at(V.REORDERED, order[one]), at(V.REORDERED, order[other])}
+        assert change(lambda frames: swap(frames, one, other)) == {
+            at(V.REORDERED, order[one]),
+            at(V.REORDERED, order[other]),
+        }
 
     def test_neighbours_exchanged_are_reordered(self, change, order) -> None:
         """One of the two is out of place."""
@@ -350,7 +358,9 @@ class TestBodies:
         """No leaf stands for it."""
         index = len(large.leaves) + beyond
         (body,) = [item for _, _, item in frame.read_body_frames(split_frames(path)[0])]
-        assert change(lambda frames: frames.append(frame.encode_body(replace(body, index=index)))) == {at(V.EXTRA, index)}
+        assert change(lambda frames: frames.append(frame.encode_body(replace(body, index=index)))) == {
+            at(V.EXTRA, index)
+        }
 
     @pytest.mark.parametrize("kept", [0.2, 0.9])
     def test_a_file_cut_within_a_frame_is_truncated(self, path, order, three_tiles, large, verify, kept) -> None:
@@ -368,9 +378,11 @@ class TestBodies:
         for place, offset in ((0, 0), (3, 14), (4, 17), (40, 147), (60, 5)):
             flip(path, starts[place] + offset)
         report = verify(three_tiles, large)
-        assert found(report) == {at(V.ALTERED, order[place]) for place in (0, 3, 40, 60)} - {at(V.ALTERED, order[3])} | {
-            at(V.ALTERED, order[3], order[4])
-        } or found(report) == {at(V.ALTERED, order[place]) for place in (0, 3, 4, 40, 60)}
+        assert found(report) == {at(V.ALTERED, order[place]) for place in (0, 3, 40, 60)} - {
+            at(V.ALTERED, order[3])
+        } | {at(V.ALTERED, order[3], order[4])} or found(report) == {
+            at(V.ALTERED, order[place]) for place in (0, 3, 4, 40, 60)
+        }
 
     def test_bytes_between_frames_are_extra(self, change) -> None:
         """They belong to no record."""
@@ -500,7 +512,9 @@ class TestCombined:
         shutil.copytree(root, copy)
         before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.parent.name != "keys"}
         for _ in range(draw.draw(st.integers(1, 5))):
-            path = draw.draw(st.sampled_from(sorted(path for path in before if path.exists() and path.name != "committed")))
+            path = draw.draw(
+                st.sampled_from(sorted(path for path in before if path.exists() and path.name != "committed"))
+            )
             change_somehow(path, draw)
         after = {path: path.read_bytes() for path in before if path.exists()}
         report = verify(copy, builder)
