@@ -23,6 +23,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from klyra_audit import ids
+from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.receive.opening import RequestOpener
 from klyra_collector.receive.senders import Sender
@@ -33,6 +34,7 @@ from klyra_collector.seal.ledger import Ledger
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.stages import Submission, Tenancy
 from klyra_collector.store.follower import Follower
+from klyra_collector.store.searching import Filters, Search
 from klyra_collector.store.sqlite import SqliteStore
 from klyra_collector.validate.judge import judge
 from support import collector, otlp
@@ -143,8 +145,24 @@ def follower_and_page(root: Path) -> None:
         rows += moved
     seconds = time.perf_counter() - began
     say(f"\nSQLite follower: {rows / seconds:10,.0f} rows/s ({rows:,} rows)")
+    _page(store)
     store.close()
     reader.close()
+
+
+def _page(store: SqliteStore) -> None:
+    """Time a filtered page of 100, newest first, as the API asks the store for it."""
+    filters = Filters(event_types=("moderation.created",), actor_ids=("key_1",), status=("success",))
+    today = day_of(SystemClock().wall_us())
+    search = Search(organization_id=STARTUP.organization_id, filters=filters, today=today)
+    times = []
+    for _ in range(50):
+        began = time.perf_counter()
+        found = store.search(search, 100)
+        times.append(time.perf_counter() - began)
+    say(
+        f"page of {len(found)} with three filters: p50 {statistics.median(times) * 1e3:.2f} ms, max {max(times) * 1e3:.2f} ms"
+    )
 
 
 def _submission() -> Submission:
