@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import records
-from support.records import BUSINESS, STARTUP, submission
-from support.sealing import MIDSUMMER_US, SetClock, open_ledger
 
 from klyra_audit.timestamps import day_of
 from klyra_collector.store.searching import Filters, Search
 from klyra_collector.store.sqlite import SqliteStore
 from klyra_collector.verify import Options, Verdict, verify_target
+from support import records
+from support.records import BUSINESS, STARTUP, submission
+from support.sealing import MIDSUMMER_US, SetClock, open_ledger
 
 FROZEN = sorted((Path(__file__).parents[1] / "vectors").glob("ledger-*"))
 

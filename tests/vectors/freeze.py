@@ -12,15 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import records
-from support.records import BUSINESS, STARTUP, submission
-from support.sealing import SetClock, open_ledger
-
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.stages import EmitterPosition
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
+from support import records
+from support.records import BUSINESS, STARTUP, submission
+from support.sealing import SetClock, open_ledger
 
 BOOT = "0192f3c1-7c3e-7d1a-9a55-2f6c1d9e8b10"
 VECTORS = Path(__file__).parent

@@ -153,7 +153,7 @@ class Supervisor:
         return 0
 
     def stop(self) -> None:
-        """Ask every process to finish, in the order data flows; end those that do not."""
+        """Ask every process to finish, the last started first; end those that do not."""
         self._settings.data_directory.run_json.unlink(missing_ok=True)
         for child in reversed(self._children):
             self._stop_child(child)

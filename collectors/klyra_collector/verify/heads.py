@@ -11,6 +11,7 @@ from klyra_audit.format import note
 from klyra_audit.format.canonical import parse_canonical
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import CheckpointError, FormatError, NoteError
+from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_audit.format.note import MAX_NOTE_BYTES, VerifyingKey
 from klyra_collector.verify import files
 from klyra_collector.verify.contents import collector_key
@@ -188,10 +189,8 @@ class HeadReader:
         if has_last_signed and not has_published and not is_interrupted(self._folder):
             self._find(Verdict.MISSING, "no checkpoint is published, although one was signed", self._folder.checkpoint)
         if has_published and not has_last_signed:
-            if files.exists(self._folder.state):
-                self._find(Verdict.MISSING, "without it a rollback would not be seen", self._folder.last_signed)
-            else:
-                self._heads.notes.append("state/ is not here: a rollback of this ledger would not be seen")
+            reason = "it is not here, although a head is published: an older state could have been put in its place"
+            self._find(Verdict.ROLLBACK, reason, self._folder.last_signed)
 
     def _compare(self, published: SignedHead, last_signed: SignedHead) -> SignedHead:
         """Return the newer of two heads, and say what is wrong with their being different."""
@@ -226,13 +225,17 @@ class HeadReader:
     def _judge_unpublished(self, published: SignedHead, last_signed: SignedHead) -> None:
         """Tell a crash between signing and publishing from an older checkpoint that was put in place of a newer."""
         shown, signed = published.checkpoint.size, last_signed.checkpoint.size
-        if is_interrupted(self._folder) and not _is_newer(published.path, last_signed.path):
+        leaves = _count_leaves(self._folder)
+        if leaves < signed:
+            reason = f"a head of {signed} records was signed, and there are leaves for {leaves}"
+            self._find(Verdict.ROLLBACK, reason, last_signed.path, first=leaves, last=signed - 1)
+        elif _is_newer(published.path, last_signed.path):
+            reason = f"it is a head of {shown} records, while state/last-signed is one of {signed}"
+            self._find(Verdict.ROLLBACK, reason, published.path, first=shown, last=signed - 1)
+        else:
             self._heads.notes.append(
                 f"the checkpoint over {signed} records is signed and not published yet; a start publishes it"
             )
-            return
-        reason = f"it is a head of {shown} records, while state/last-signed is one of {signed}"
-        self._find(Verdict.ROLLBACK, reason, published.path, first=shown, last=signed - 1)
 
     def _judge_kept(self, kept: list[SignedHead], newest: Checkpoint) -> None:
         for head in kept:
@@ -259,6 +262,11 @@ class HeadReader:
     ) -> None:
         name = self._folder.name(path)
         self._heads.findings.append(Finding(verdict=verdict, reason=reason, file=name, first=first, last=last))
+
+
+def _count_leaves(folder: ShardFolder) -> int:
+    with files.open_if_readable(folder.leaves) as file:
+        return file.size // LEAF_SIZE
 
 
 def _is_newer(path: Path, other: Path) -> bool:

@@ -152,12 +152,10 @@ def _shard_as_json(shard: ShardReport) -> dict[str, Any]:
 
 
 def _finding_as_json(finding: Finding) -> dict[str, Any]:
-    place = (
-        {"index": finding.first} if finding.first == finding.last else {"first": finding.first, "last": finding.last}
-    )
     return {
         "verdict": finding.verdict.value,
-        **place,
+        "index": finding.first,
+        "last": finding.last,
         "count": finding.count,
         "file": finding.file,
         "offset": finding.offset,

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 
 import pytest
-from support.otlp import CATALOG, VALIDATOR
-from support.sealing import SetClock, open_ledger, read_all
 
 from klyra_audit.event import Actor, AuditEvent, Resource
 from klyra_audit.format import sections
@@ -17,6 +15,8 @@ from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.registry import Registry
 from klyra_collector.registry.errors import RegistryUnavailable
 from klyra_collector.seal.sealer import Sealer
+from support.otlp import CATALOG, VALIDATOR
+from support.sealing import SetClock, open_ledger, read_all
 
 BY = Actor.system("tests")
 
