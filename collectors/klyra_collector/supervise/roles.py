@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import signal
 import socket
@@ -130,6 +131,9 @@ async def _serve_collector(
     sealing = asyncio.create_task(sealer.run())
     draining = asyncio.create_task(drain.run(stop_draining))
     app = create_app(ingest, metrics.render, lambda: ledger.halted is None)
+    # Everything made so far lives as long as the process; walking it again and again cost a fifth of the hot path.
+    gc.collect()
+    gc.freeze()
     try:
         await serve_http(app, listening, lambda url: on_ready({"otlp_http": url}))
     finally:

@@ -229,7 +229,7 @@ class HeadReader:
         if leaves < signed:
             reason = f"a head of {signed} records was signed, and there are leaves for {leaves}"
             self._find(Verdict.ROLLBACK, reason, last_signed.path, first=leaves, last=signed - 1)
-        elif _is_newer(published.path, last_signed.path):
+        elif not _is_older(published.path, last_signed.path):
             reason = f"it is a head of {shown} records, while state/last-signed is one of {signed}"
             self._find(Verdict.ROLLBACK, reason, published.path, first=shown, last=signed - 1)
         else:
@@ -269,10 +269,10 @@ def _count_leaves(folder: ShardFolder) -> int:
         return file.size // LEAF_SIZE
 
 
-def _is_newer(path: Path, other: Path) -> bool:
-    """Say whether a file was written after another one; a collector writes `last-signed` before `checkpoint`."""
+def _is_older(path: Path, other: Path) -> bool:
+    """Say whether a file was written before another one; a collector writes `last-signed` before `checkpoint`."""
     try:
         with RegularFile(path) as file, RegularFile(other) as other_file:
-            return file.modified_ns > other_file.modified_ns
+            return file.modified_ns < other_file.modified_ns
     except (FileNotFoundError, Unreadable):
-        return True
+        return False

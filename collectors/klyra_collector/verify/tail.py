@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from klyra_collector.verify.layout import ShardFolder
 
 _MAX_COMMIT: Final = 65_536  # no commit has more records than this
+_GONE: Final = -1
 _REMEDY: Final = (
     "nothing in the ledger vouches for it; a crash can leave it, and a start of the collector removes it then"
 )
@@ -81,12 +82,13 @@ class Tail:
         return accounted
 
     def _is_committed(self, leftover: Leftover) -> bool:
+        """Say whether a leftover has become a record meanwhile, or is gone."""
         index = self._read_index(leftover) if leftover.index is None else leftover.index
         committed = read_committed(self._folder)
         return index is not None and committed is not None and index < committed
 
     def _read_index(self, leftover: Leftover) -> int | None:
-        """Return the index of a frame that was torn when it was first read, None if it still is."""
+        """Return the index of a frame that was torn when it was first read: None if it still is, -1 if it is gone."""
         try:
             with RegularFile(leftover.path) as file:
                 walker = BodyWalker(file) if leftover.path.parent.parent.name == "bodies" else BlobWalker(file)
@@ -94,7 +96,7 @@ class Tail:
                     return None if isinstance(item, Damage) else item.index
         except (FileNotFoundError, Unreadable):
             pass
-        return None
+        return _GONE
 
     def _finding(self, leftover: Leftover) -> Finding:
         return Finding(
