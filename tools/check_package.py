@@ -148,9 +148,7 @@ def faults(folder: Path) -> list[str]:
     """Return every fault of the wheel and the source distribution in a folder."""
     wheels, sources = sorted(folder.glob("*.whl")), sorted(folder.glob("*.tar.gz"))
     if len(wheels) != 1 or len(sources) != 1:
-        return [
-            f"{folder} holds {len(wheels)} wheels and {len(sources)} source distributions, not one of each"
-        ]
+        return [f"{folder} holds {len(wheels)} wheels and {len(sources)} source distributions, not one of each"]
     return [*wheel_faults(wheels[0]), *source_faults(sources[0])]
 
 

@@ -77,9 +77,7 @@ def pinned(root: Path) -> dict[str, str]:
 
 def differences(pins: Mapping[str, str], needed: Mapping[str, str]) -> list[str]:
     """Return one sentence for each name on which the two disagree."""
-    missing = [
-        f"{name}=={needed[name]} is needed and not pinned" for name in sorted(needed.keys() - pins.keys())
-    ]
+    missing = [f"{name}=={needed[name]} is needed and not pinned" for name in sorted(needed.keys() - pins.keys())]
     extra = [f"{name}=={pins[name]} is pinned and not needed" for name in sorted(pins.keys() - needed.keys())]
     other = [
         f"{name} is pinned at {pins[name]} and installed at {needed[name]}"

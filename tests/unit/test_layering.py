@@ -273,6 +273,7 @@ def test_every_folder_has_a_readme() -> None:
     described_above = [
         ROOT / "tests" / name for name in ("unit", "integration", "acceptance", "browser", "bench", "support")
     ]
+    described_above += (ROOT / "tests" / "vectors").glob("ledger-*")
     folders = {path.parent for path in repository_files()} - {ROOT, ROOT / ".ci"}
     missing = [
         str(folder.relative_to(ROOT))

@@ -47,6 +47,8 @@ class Inventory:
         self._findings = findings
         self._leaf_count = leaf_count
         self._gaps: defaultdict[int, list[Gap]] = defaultdict(list)
+        self._unread: set[int] = set()
+        self._bodies_are_unread = False
         self.leftovers: list[Leftover] = []
         self.unchecked_quarantine = 0
 
@@ -57,6 +59,7 @@ class Inventory:
             report, facts = filing.scan_control(path, self._leaves)
         except Unreadable as error:
             self._cannot_read(path, error)
+            self._unread.add(CONTROL)
             return ControlFacts()
         self._take(report, path, FileOrder(self._marks), CONTROL)
         return facts
@@ -70,6 +73,7 @@ class Inventory:
             days = sorted(self._folder.body_days())
         except Unreadable as error:
             self._cannot_read(self._folder.root / "bodies", error)
+            self._bodies_are_unread = True
             return tasks
         for day in days:
             path = self._folder.bodies(day)
@@ -78,6 +82,7 @@ class Inventory:
                     size = file.size
             except Unreadable as error:
                 self._cannot_read(path, error)
+                self._unread.add(day)
                 continue
             tasks += filing.body_tasks(path, size, day, self._leaves, org_salt)
         return tasks
@@ -151,8 +156,10 @@ class Inventory:
         return [gap for gap in gaps if gap.after != run.after]
 
     def _explain_run(self, run: Run) -> None:
+        """Say why a run's content was not seen; that its file could not be read is said already."""
         path = self._path_of(run.file)
-        self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], "its content is not here")
+        if run.file not in self._unread and not (self._bodies_are_unread and run.file != CONTROL):
+            self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], "its content is not here")
         self._marks.flag_unseen(run.indexes[0], run.last)
 
     def _judge_gaps(self, path: Path, gaps: Iterable[Gap]) -> None:
@@ -183,6 +190,7 @@ class Inventory:
             report = filing.scan_quarantine(QuarantineTask(path, day, expected, self._leaves))
         except Unreadable as error:
             self._cannot_read(path, error)
+            self._marks.flag_each(expected)
             return
         order = FileOrder(_SeenSet())
         for complaint in (*report.complaints, *order.feed(report)):

@@ -199,7 +199,10 @@ class TestFork:
     def test_a_kept_head_of_another_log(self, data, shard, verify, small) -> None:
         """Signed by a listed key, for its own log."""
         other = signing_key(OTHER_SEED, origin="elsewhere/x/2026")
-        put(shard / "checkpoints/2026-02-11", checkpoint.sign(Checkpoint(other.verifying_key.name, 0, EMPTY_ROOT), other))
+        put(
+            shard / "checkpoints/2026-02-11",
+            checkpoint.sign(Checkpoint(other.verifying_key.name, 0, EMPTY_ROOT), other),
+        )
         pinned = policy.parse(f"log {other.vkey}\nlog {small.vkey}\n".encode())
         assert files_of(verify(data, policy=pinned)) == {("BAD_SIGNATURE", "ledger/2026/checkpoints/2026-02-11")}
 
