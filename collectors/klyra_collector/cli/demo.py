@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _OWN: Final = {
     "registry": RegistrySettings(),
     "store": StoreSettings(),
 }
+_NAME: Final = "klyra-audit"
 _SERVICE_ADDRESS: Final = "127.0.0.1:8090"
 
 app = typer.Typer(add_completion=False)
@@ -136,8 +138,8 @@ def _welcome(data: Path, plan: _Plan, running: RunInfo, keys: DemoKeys, link: st
         "Open the dashboard; this link signs one browser in, once, for the next 10 minutes": link,
         "Ask the API": ask,
         "Add an entry of your own": _own_entry(plan, keys, of_data),
-        "Verify the ledger": f"klyra-audit verify {shlex.quote(str(data))}",
-        "Export": f"klyra-audit export audit-logs.csv --key {keys.read} {of_data}",
+        "Verify the ledger": f"{program()} verify {shlex.quote(str(data))}",
+        "Export": f"{program()} export audit-logs.csv --key {keys.read} {of_data}",
     }
     lines = [f"{title}:\n    {line}\n" for title, line in steps.items()]
     return "\n".join(["", *lines, f"The data are in {data.absolute()}. Ctrl-C stops the demo; the next run continues."])
@@ -146,13 +148,21 @@ def _welcome(data: Path, plan: _Plan, running: RunInfo, keys: DemoKeys, link: st
 def _own_entry(plan: _Plan, keys: DemoKeys, of_data: str) -> str:
     if plan.service is None:
         return (
-            f"klyra-audit emit user.added --org {ORGANIZATION_ID} --actor user:usr_1 --resource user:usr_2 "
+            f"{program()} emit user.added --org {ORGANIZATION_ID} --actor user:usr_1 --resource user:usr_2 "
             f"--key {keys.emit} {of_data}"
         )
     return (
         f"curl http://{plan.service}/v1/moderations -H 'X-User-Id: usr_owner' "
         "-H 'Content-Type: application/json' -d '{\"text\": \"What a stupid idea, you idiot\"}'"
     )
+
+
+def program() -> str:
+    """Return how to call this program from here: by its name where that is found, else as it was called."""
+    called = Path(sys.argv[0])
+    if called.name != _NAME:
+        return shlex.join([sys.executable, "-m", "klyra_collector"])
+    return _NAME if shutil.which(_NAME) else shlex.quote(sys.argv[0])
 
 
 def _interrupt(*_: object) -> None:
