@@ -35,10 +35,13 @@ def build(destination: Path) -> None:
     """Build the source distribution, and the wheel from it, with the installed back end.
 
     Raises:
-        subprocess.CalledProcessError: the build failed; its messages went to stderr.
+        SystemExit: the build failed; its messages went to stderr.
     """
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(destination), str(ROOT)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own interpreter
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own interpreter
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        sys.exit("package: the build failed")
 
 
 def configuration() -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -114,9 +113,8 @@ def wait_for(condition: Callable[[], bool], seconds: float, process: subprocess.
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Paste a printed command into a shell, with this checkout's klyra-audit."""
-    ours = command.replace("klyra-audit", shlex.join(KLYRA), 1)
-    return subprocess.run(["sh", "-c", ours], cwd=folder, capture_output=True, text=True, check=False)
+    """Paste a printed command into a shell."""
+    return subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def gone(pids: dict[str, int]) -> bool:

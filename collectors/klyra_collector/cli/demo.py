@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import httpx
 import typer
 
 from klyra_audit.catalog import Catalog
@@ -43,6 +46,8 @@ _OWN: Final = {
     "registry": RegistrySettings(),
     "store": StoreSettings(),
 }
+_SERVICE_SECONDS: Final = 20.0
+_PAUSE_SECONDS: Final = 0.1
 _NAME: Final = "klyra-audit"
 _SERVICE_ADDRESS: Final = "127.0.0.1:8090"
 
@@ -100,6 +105,7 @@ def _run(data: Path, *, traffic: bool) -> int:
         supervisor = Supervisor(settings, extra=_companions(plan, keys), restart=False)
         try:
             running = supervisor.start(say)
+            _await_service(plan.service)
             link = sign_in_link(registry, running.api or "", by=operator())
             answer(_welcome(data, plan, running, keys, link))
             status = supervisor.wait()
@@ -107,6 +113,19 @@ def _run(data: Path, *, traffic: bool) -> int:
             supervisor.stop()  # an interruption may come at any point; stopping again does nothing
     say("The demo has stopped." if status == 0 else "A process of the demo ended, so all of it has stopped.")
     return status
+
+
+def _await_service(service: str | None) -> None:
+    """Return when the example service answers, so that what is printed next works at once.
+
+    One that does not come up in time has ended, which the supervisor notices and says.
+    """
+    deadline = time.monotonic() + _SERVICE_SECONDS
+    while service is not None and time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(f"http://{service}/healthz")
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _plan(data: Path, *, traffic: bool) -> _Plan:

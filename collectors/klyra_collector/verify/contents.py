@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from klyra_audit.format import canonical, sections
@@ -27,6 +27,11 @@ class Problem(NamedTuple):
 
     verdict: Verdict
     reason: str
+
+
+_UNCHECKED_EVIDENCE: Final = Problem(
+    Verdict.UNVERIFIABLE, "its emitter's evidence stands with it, which this verifier does not check yet"
+)
 
 
 class Quarantined(NamedTuple):
@@ -76,8 +81,12 @@ class BodyChecker:
         if leaf is None:
             return BodyJudgement(None)
         if leaf.kind == Kind.QUARANTINE:
-            return self._check_quarantined(body, document, leaf)
-        return self._check_organization(document, leaf)
+            judgement = self._check_quarantined(body, document, leaf)
+        else:
+            judgement = self._check_organization(document, leaf)
+        if body.attachment and judgement.problem is None:
+            return replace(judgement, problem=_UNCHECKED_EVIDENCE)
+        return judgement
 
     def name(self, leaf: Leaf | None) -> str | None:
         """Return the organization behind a leaf, if a sound body has named it before."""

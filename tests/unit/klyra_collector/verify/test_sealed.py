@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
+from klyra_audit.format import frame
 from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_collector.errors import IntakeHalted
 from klyra_collector.verify import Options, Verdict, policy, verify_target
@@ -190,3 +192,12 @@ class TestTamperedWith:
         change_frames(path, lambda frames: frames.pop(1))
         report = check(sealed)
         assert (report.exit_status, found(report)) == (1, {at(V.MISSING, index)})
+
+    def test_evidence_put_with_a_body_is_not_passed_over(self, sealed) -> None:
+        """No leaf commits to it, and it is not checked yet: exit 2, never intact."""
+        path = min((sealed / "ledger/2026/bodies").glob("*/frames"))
+        _, body = frame.read_body(path.read_bytes(), 0)
+        changed = frame.encode_body(replace(body, attachment=b"a batch that nobody signed"))
+        change_frames(path, lambda frames: frames.__setitem__(0, changed))
+        report = check(sealed)
+        assert (report.exit_status, found(report)) == (2, {at(V.UNVERIFIABLE, body.index)})

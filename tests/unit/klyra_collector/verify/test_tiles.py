@@ -12,9 +12,7 @@ from klyra_collector.verify.tiles import TILE_LEAVES, UNKNOWN, Account
 
 LEAVES = [number.to_bytes(112) for number in range(1200)]
 HASHES = [merkle.leaf_hash(leaf) for leaf in LEAVES]
-TILES = b"".join(
-    merkle.root_of(HASHES[at : at + TILE_LEAVES]) for at in range(0, 1200 - TILE_LEAVES + 1, TILE_LEAVES)
-)
+TILES = b"".join(merkle.root_of(HASHES[at : at + TILE_LEAVES]) for at in range(0, 1200 - TILE_LEAVES + 1, TILE_LEAVES))
 
 
 def partial(number: int) -> bytes:
