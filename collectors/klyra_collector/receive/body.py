@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024  # opentelemetry-proto specification 1.11: recommended default, also inflated
-MAX_INFLIGHT_BYTES = 256 * 1024 * 1024
+MAX_INFLIGHT_BYTES = 128 * 1024 * 1024
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _CHUNK = 1024 * 1024
@@ -97,14 +97,13 @@ async def read_body(
     """
     if announced is not None:
         _refuse_large(announced, limit)
-        reservation.hold(announced)
     received: list[bytes] = []
     length = 0
     async for chunk in chunks:
         length += len(chunk)
         _refuse_large(length, limit)
-        if announced is None or length > announced:
-            reservation.hold(len(chunk))
+        # Held as it arrives: what is only announced must not keep others out.
+        reservation.hold(len(chunk))
         received.append(chunk)
     return b"".join(received)
 

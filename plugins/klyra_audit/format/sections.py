@@ -273,6 +273,7 @@ def _allowed(name: str, listed: tuple[str, ...]) -> tuple[str, ...]:
     return listed
 
 
+@lru_cache(maxsize=4096)
 def _tokens(pointer: str) -> tuple[str, ...]:
     if _BAD_ESCAPE.search(pointer):
         raise SectionError("a pointer has a tilde that escapes nothing (RFC 6901 section 3)")

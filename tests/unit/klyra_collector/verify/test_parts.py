@@ -1,4 +1,4 @@
-"""However the work is cut into parts, and over however many processes it is spread, the report is the same."""
+"""However the work is cut into parts, the report on any damage is the same."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import random
 
 import pytest
 
-from klyra_collector.verify import Verdict, filing, target, tree
-from support.tampering import at, change_frames, flip, found, indexes
+from klyra_collector.verify import filing, tree
 
-V = Verdict
 SHARD = "ledger/2026"
 
 
@@ -36,7 +34,7 @@ def mangle(content: bytes, chance: random.Random) -> bytes:
     return content[:first] + between + content[last:]
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_the_size_of_the_parts_changes_nothing(data, large, verify, monkeypatch, seed) -> None:
     """Whatever was done to a file, on either side of where a part ends."""
     chance = random.Random(seed)  # noqa: S311 - repeatable, and no secret
@@ -48,25 +46,3 @@ def test_the_size_of_the_parts_changes_nothing(data, large, verify, monkeypatch,
     monkeypatch.setattr(tree, "TILES_PER_TASK", 1)
     assert account(verify(data, large, limit_findings=10_000)) == whole
     assert whole[0] == 1
-
-
-def test_an_intact_ledger_in_parts_is_intact(data, large, verify, monkeypatch) -> None:
-    """No frame is lost where a part ends."""
-    for size in (211, 500, 1009, 4096):
-        monkeypatch.setattr(filing, "BYTES_PER_TASK", size)
-        assert account(verify(data, large)) == [0, {V.OK: len(large.leaves)}, []]
-
-
-def test_several_processes_say_what_one_says(data, large, verify, monkeypatch) -> None:
-    """They are started afresh, and share nothing but the files."""
-    path = min((data / SHARD / "bodies").glob("*/frames"))
-    lost, altered = indexes(path)[20], indexes(path)[0]
-    change_frames(path, lambda frames: frames.pop(20))
-    flip(path, 200)
-    flip(data / SHARD / "hashes/0", 0)
-    alone = verify(data, large)
-    monkeypatch.setattr(target, "WORTH_PROCESSES", 0)
-    monkeypatch.setattr(filing, "BYTES_PER_TASK", 20_000)
-    together = verify(data, large, processes=2)
-    assert account(together) == account(alone)
-    assert found(together) == {at(V.MISSING, lost), at(V.ALTERED, altered), (V.ROOT_MISMATCH.value, None, None)}

@@ -97,7 +97,7 @@ class TestIntact:
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            reports = [check(data, ledger.vkey, patience=5.0) for _ in range(25)]
+            reports = [check(data, ledger.vkey, patience=5.0) for _ in range(12)]
         finally:
             stop.set()
             writer.join()
