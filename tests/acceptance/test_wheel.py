@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -32,6 +34,10 @@ with AuditEmitter(sys.argv[1], api_key=sys.argv[2], organization_id="org_wheel")
 """
 
 
+# (environment, extras such as "[collector]" or "")
+Install = Callable[[Path, str], None]
+
+
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in a folder that is not the checkout."""
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL)
@@ -44,37 +50,43 @@ def answer(*command: str | Path, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def install(
-    distributions: Path, repository: Path, require_peer: Callable[[str, object], None]
-) -> Iterator[Callable[[str], Path]]:
-    """A function that installs the wheel, with the extras named, into a new environment; returns its `bin`."""
+@pytest.fixture
+def install(distributions: Path, repository: Path, require_peer: Callable[[str, object], None]) -> Install:
+    """A function that installs the wheel, with the extras named, into an environment."""
     (wheel,) = distributions.glob("*.whl")
-    with tempfile.TemporaryDirectory(prefix="klyra-wheel-") as name:
 
-        def into_new_environment(extras: str) -> Path:
-            folder = Path(tempfile.mkdtemp(dir=name))
-            # Without pip of its own: ours installs into it, and a Debian Python needs no further package.
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-            done = run(
-                *(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--no-compile"),
-                *("--retries", "1", "--only-binary", ":all:", "-c", repository / "constraints.txt", f"{wheel}{extras}"),
-                cwd=folder,
-            )
-            require_peer("a package registry", done.returncode == 0 or not NO_NETWORK.search(done.stderr))
-            assert done.returncode == 0, done.stderr
-            return folder / "bin"
+    def into(environment: Path, extras: str) -> None:
+        # Without pip of its own: ours installs into it, and a Debian Python needs no further package for that.
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        done = run(
+            *(sys.executable, "-m", "pip", "--python", environment / "bin/python", "install", "--no-compile"),
+            *("--retries", "1", "--only-binary", ":all:", "-c", repository / "constraints.txt", f"{wheel}{extras}"),
+            cwd=environment,
+        )
+        require_peer("a package registry", done.returncode == 0 or not NO_NETWORK.search(done.stderr))
+        assert done.returncode == 0, done.stderr
 
-        yield into_new_environment
+    return into
+
+
+@pytest.fixture
+def environments(install: Install, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two environments: the collector's, and an auditor's with the base install alone. Deleted again: they are big."""
+    with tempfile.TemporaryDirectory(prefix="klyra-wheel-", dir=tmp_path) as name:
+        collector, auditor = Path(name, "collector"), Path(name, "auditor")
+        install(collector, "")
+        shutil.copytree(collector, auditor, symlinks=True, copy_function=os.link)
+        install(collector, "[collector]")
+        yield collector, auditor
 
 
 @contextmanager
-def demo(programs: Path, data: Path) -> Iterator[dict[str, Any]]:
+def demo(klyra: Path, data: Path) -> Iterator[dict[str, Any]]:
     """Run the demo without traffic; give what its run.json says; stop it with SIGTERM and expect exit 0."""
     log = data.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(
-            [programs / "klyra-audit", "demo", "--no-traffic", "--data", data],
+            [klyra, "demo", "--no-traffic", "--data", data],
             cwd=data.parent,
             env=os.environ | LISTEN,
             stdin=subprocess.DEVNULL,
@@ -100,20 +112,21 @@ def ready(process: subprocess.Popen[bytes], run_json: Path, log: Path) -> dict[s
     return json.loads(run_json.read_text())
 
 
-def test_the_wheel_serves_seals_and_verifies(install: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_wheel_serves_seals_and_verifies(environments: tuple[Path, Path], tmp_path: Path) -> None:
     """Installed from the wheel, the demo seals an event, stops cleanly, and the base install alone verifies it."""
-    programs, data = install("[collector]"), tmp_path / "data"
-    klyra = programs / "klyra-audit"
-    with demo(programs, data) as running:
+    collector, auditor = (environment / "bin" for environment in environments)
+    klyra, data = collector / "klyra-audit", tmp_path / "data"
+    with demo(klyra, data) as running:
         answer(klyra, "org", "create", "org_wheel", "--plan", "startup", "--data", data, cwd=tmp_path)
         key = answer(klyra, "key", "create", "--org", "org_wheel", "--scope", "emit", "--data", data, cwd=tmp_path)
         assert re.fullmatch(r"klyra_sk_\w{12}_[\w-]{43}_\w{6}", key)
-        answer(programs / "python", "-c", EMIT, running["otlp_http"], key, cwd=tmp_path)
+        answer(collector / "python", "-c", EMIT, running["otlp_http"], key, cwd=tmp_path)
     assert not (data / "run.json").exists()
-    auditor = install("") / "klyra-audit"
-    answer(auditor, "verify", data, cwd=tmp_path)
+    # Through its own interpreter, because a copied script still names the environment it was copied from.
+    verify = (auditor / "python", auditor / "klyra-audit", "verify", data)
+    answer(*verify, cwd=tmp_path)
     alter_last_leaf(data)
-    assert run(auditor, "verify", data, cwd=tmp_path).returncode == 1
+    assert run(*verify, cwd=tmp_path).returncode == 1
 
 
 def alter_last_leaf(data: Path) -> None:

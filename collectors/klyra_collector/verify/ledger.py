@@ -35,7 +35,7 @@ from klyra_collector.verify.heads import HeadReader, Heads, find_keys, is_interr
 from klyra_collector.verify.inventory import Inventory
 from klyra_collector.verify.policy import NO_QUORUM
 from klyra_collector.verify.report import ShardReport, UnsignedTail
-from klyra_collector.verify.scan import ChainResult, ChainTask, scan_chain
+from klyra_collector.verify.scan import ChainResult, ChainTask, LeafReader, known_leaf, scan_chain
 from klyra_collector.verify.tail import Tail, leaves_behind
 from klyra_collector.verify.tree import Extent, Tree, TreeReader
 from klyra_collector.verify.verdicts import Finding, Verdict, about
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 ORG_SALT_BYTES: Final = 32
 MAX_UNSIGNED: Final = 1_000_000  # a collector signs every second; more than this is no tail
+MAX_UNSIGNED_SECONDS: Final = 60
 
 _GIVE_POLICY: Final = "Give the operator's policy file with --policy."
 _GIVE_SALT: Final = "Give the ledger's org_salt with --org-salt; the operator hands it out with packets."
@@ -119,6 +120,7 @@ class ShardVerification:
         self._note_quarantine(inventory)
         # (11): what lies behind the end
         tail = self._judge_tail(inventory, tree, extent, committed, length)
+        self._note_old_tail(leaves, extent, followed)
         self._findings.count(Verdict.OK, marks.unflagged(min(tree.vouched, extent.size)))
         return self._report(heads, followed, tail)
 
@@ -258,6 +260,19 @@ class ShardVerification:
             checked=max(extent.size - extent.signed, 0),
             unfinished=tail.tolerated,
         )
+
+    def _note_old_tail(self, leaves: Leaves, extent: Extent, chains: ChainResult) -> None:
+        """Say so if records have gone unsigned for longer than a running collector lets them."""
+        with open_or_empty(leaves.path) as file:
+            oldest = known_leaf(LeafReader(file, leaves.segments).at(extent.signed))
+        if oldest is None or chains.last_us is None or extent.size <= extent.signed:
+            return
+        seconds = (chains.last_us - oldest.ingest_us) // 1_000_000
+        if seconds > MAX_UNSIGNED_SECONDS:
+            self._notes.append(
+                f"the records behind the head were sealed over {seconds} s, and a collector signs every second: "
+                "unless this is a copy taken meanwhile, older heads were put in place of newer ones"
+            )
 
     def _progress(self, step: str) -> Callable[[int, int], None]:
         name = self._folder.root.name

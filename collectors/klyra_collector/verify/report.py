@@ -147,7 +147,7 @@ def _shard_as_json(shard: ShardReport) -> dict[str, Any]:
             "checked": shard.unsigned_tail.checked,
             "unfinished": shard.unsigned_tail.unfinished,
         },
-        "notes": list(shard.notes),
+        "notes": [_text(note) for note in shard.notes],
     }
 
 
@@ -160,6 +160,11 @@ def _finding_as_json(finding: Finding) -> dict[str, Any]:
         "file": finding.file,
         "offset": finding.offset,
         "organization_id": finding.organization_id,
-        "reason": finding.reason,
+        "reason": _text(finding.reason),
         "remedy": finding.meaning,
     }
+
+
+def _text(words: str) -> str:
+    """Return words that JSON can carry: names of files and of a policy need not be UTF-8."""
+    return words.encode("utf-8", "backslashreplace").decode()
