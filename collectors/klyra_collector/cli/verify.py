@@ -75,6 +75,7 @@ def verify(
                 processes=cores(),
             )
             result = verify_target(target, replace(options, progress=progress.show) if progress else options)
+        _answer(result, as_json=as_json)
     except CannotVerify as error:
         _fail(target, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
     except KeyboardInterrupt:
@@ -82,11 +83,14 @@ def verify(
     except Exception as error:  # noqa: BLE001 - whatever happened, nothing was verified
         message = f"{type(error).__name__}: {error}"
         _fail(target, as_json=as_json, code="unexpected", message=message, remedy="Report this as a fault of verify.")
+    raise typer.Exit(result.exit_status)
+
+
+def _answer(result: Report, *, as_json: bool) -> None:
     if as_json:
         _answer_json(result.as_json())
     else:
         _Printer(Console(highlight=False, markup=False, soft_wrap=True)).print_report(result)
-    raise typer.Exit(result.exit_status)
 
 
 def _read_policy(path: Path) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from klyra_collector.verify import Finding, Report, ShardReport, Verdict
@@ -67,6 +68,14 @@ def test_findings_are_counted_beyond_what_is_kept() -> None:
     findings.count(V.OK, 7)
     assert (len(findings.kept), findings.total) == (1, 6)
     assert findings.counts == {V.MISSING: 4, V.CLOCK: 4, V.OK: 7}
+
+
+def test_the_form_for_machines_is_text_whatever_names_say() -> None:
+    """Names of files and of a policy need not be UTF-8."""
+    shard = ShardReport(directory="x", notes=["\udcff"], findings=[Finding(verdict=V.CLOCK, reason="a\udcff", first=3)])
+    form = Report(target="x", pinned=True, shards=[shard]).as_json()
+    assert orjson.loads(orjson.dumps(form)) == form
+    assert form["shards"][0]["notes"] == ["\\udcff"]
 
 
 def test_a_finding_has_a_meaning() -> None:

@@ -35,9 +35,15 @@ class TestUnsignedRecords:
         """Only signed records are OK."""
         report = verify(busy, small)
         tail = report.shards[0].unsigned_tail
-        assert report.exit_status == 0
+        assert (report.exit_status, report.shards[0].notes) == (0, [])
         assert report.shards[0].counts == {V.OK: SIGNED}
         assert (tail.records, tail.checked) == (len(small.leaves) - SIGNED,) * 2
+
+    def test_records_unsigned_for_long_are_remarked_upon(self, tmp_path, small, verify) -> None:
+        """A collector signs every second: both newest heads may have been put back."""
+        report = verify(small.write(tmp_path / "data", signed=7), small)
+        assert report.exit_status == 0
+        assert "older heads" in report.shards[0].notes[0]
 
     def test_a_body_among_them_is_checked(self, busy, small, verify) -> None:
         """A flipped byte of an unsigned record's body."""
