@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from klyra_audit.errors import Rejected
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.receive.body import MAX_INFLIGHT_BYTES, MAX_REQUEST_BYTES
+from klyra_collector.seal.recent import LEAST_DAYS
 from klyra_collector.seal.sealer import MAX_WAITING_BYTES
 
 DEFAULT_FILE = Path("klyra-audit.toml")
@@ -92,11 +93,13 @@ class IntakeSettings(_Section):
         max_request_bytes: of one request, as sent and inflated.
         max_inflight_bytes: of all requests being worked on.
         max_waiting_bytes: of records waiting for the next commit.
+        recognised_days: UTC days for which an event's id is recognised as a repeat; 2 make at least 24 hours.
     """
 
     max_request_bytes: int = Field(MAX_REQUEST_BYTES, gt=0)
     max_inflight_bytes: int = Field(MAX_INFLIGHT_BYTES, gt=0)
     max_waiting_bytes: int = Field(MAX_WAITING_BYTES, gt=0)
+    recognised_days: int = Field(LEAST_DAYS, ge=LEAST_DAYS)
 
 
 class StoreSettings(_Section):

@@ -27,7 +27,7 @@ from klyra_collector.seal.files import ShardFiles
 from klyra_collector.seal.identity import load_identity
 from klyra_collector.seal.lock import LedgerLock
 from klyra_collector.seal.reader import LedgerReader, shard_order
-from klyra_collector.seal.recent import RecentIds
+from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
 from klyra_collector.seal.recent_catch_up import catch_up
 from klyra_collector.seal.recovery import Recovered, read_last_signed, recover
 from klyra_collector.stages import ControlRecord
@@ -56,6 +56,7 @@ class LedgerOptions:
         schemas: SHA-256 hex of every schema in force, by schema id, for SCHEMA.
         ledger_name, collector_id: as configured; None takes what the data directory has.
         confirm_clock: an operator vouches for the clock.
+        recognised_days: UTC days for which an id is recognised; two make at least 24 hours.
         on_progress: called with leaves read and leaves in all during recovery.
     """
 
@@ -64,6 +65,7 @@ class LedgerOptions:
     ledger_name: str | None = None
     collector_id: str | None = None
     confirm_clock: bool = False
+    recognised_days: int = LEAST_DAYS
     on_progress: Callable[[int, int], None] = lambda _done, _total: None
 
 
@@ -91,7 +93,8 @@ class Ledger:
         self._signed: Checkpoint | None = None
         self.recovered: Recovered = self._recover()
         self._state = self.recovered.state
-        self._recent = RecentIds(self._shard.recent, day_of(max(self._state.last_us, clock.wall_us())))
+        today = day_of(max(self._state.last_us, clock.wall_us()))
+        self._recent = RecentIds(self._shard.recent, today, options.recognised_days)
         self._guard = ClockGuard(clock, self._state.last_us, options.confirm_clock)
 
     @classmethod

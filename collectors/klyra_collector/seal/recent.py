@@ -1,6 +1,7 @@
 """Which ids were sealed lately, and with what content, so that a repeat is recognised (DESIGN section 5).
 
-One table a UTC day; today's and yesterday's are kept, so an id is recognised for 24 to 48 hours. The content is
+One table a UTC day; today's and yesterday's are kept, or more as configured, so an id is recognised for at least 24
+hours. The content is
 remembered as an HMAC under a local key, never as a plain hash that could confirm a guess after erasure.
 
 The file is written lazily, after the commit: it says up to which leaf it is complete, and what a crash took from
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-DAYS = 2
+LEAST_DAYS = 2  # today and yesterday: at least 24 hours
 
 _KEYS_PER_QUERY = 512
 
@@ -29,9 +30,10 @@ class Seen(NamedTuple):
 
 
 class RecentIds:
-    """Ids of the last days. Owned by the sealing thread."""
+    """Ids of the last `days` UTC days. Owned by the sealing thread."""
 
-    def __init__(self, path: Path, day: int) -> None:
+    def __init__(self, path: Path, day: int, days: int = LEAST_DAYS) -> None:
+        self._kept = days
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # A lost tail is read again from the ledger, so no commit of this file needs to reach the disk at once.
@@ -56,7 +58,7 @@ class RecentIds:
     @property
     def first_day(self) -> int:
         """The oldest day whose ids are kept."""
-        return self._day - DAYS + 1
+        return self._day - self._kept + 1
 
     def find_unwritten(self, key: bytes) -> Seen | None:
         """Return where an id was sealed since the last flush."""

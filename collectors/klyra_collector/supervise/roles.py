@@ -78,6 +78,7 @@ def ledger_options(settings: Settings, catalog: Catalog, *, confirm_clock: bool 
         ledger_name=settings.ledger.name,
         collector_id=settings.collector.id,
         confirm_clock=confirm_clock,
+        recognised_days=settings.intake.recognised_days,
         on_progress=_log_progress,
     )
 

@@ -281,6 +281,22 @@ class TestRepeats:
         assert ledger.size == size + 1  # START
         ledger.close()
 
+    @pytest.mark.parametrize(("days", "status"), [(2, Status.SEALED), (5, Status.DUPLICATE)])
+    def test_an_event_without_sequence_is_recognised_as_long_as_configured(self, tmp_path, clock, days, status) -> None:
+        """Three days later its id is forgotten by default, and still known where more days are kept."""
+        options = LedgerOptions(software="t", schemas={}, recognised_days=days)
+        ledger = Ledger.open(DataDirectory(tmp_path), Disk(), clock, options)
+        event = records.record()
+        ledger.commit([submission(event)])
+        for _ in range(3):
+            ledger.sign()
+            clock.pass_seconds(86_400)
+            ledger.commit([submission(records.record())])
+        ledger.sign()
+        (again,) = only(ledger.commit([submission(event)]))
+        assert again.status is status
+        ledger.close()
+
     def test_a_sequenced_event_is_recognised_for_ever(self, ledger, clock) -> None:
         """After days, an emitter's repeat is known by its place in the sequence; a changed one conflicts."""
         position = EmitterPosition("api-1", BOOT, 7)

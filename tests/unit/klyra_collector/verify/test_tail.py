@@ -41,6 +41,7 @@ class TestUnsignedRecords:
 
     def test_records_unsigned_for_long_are_remarked_upon(self, tmp_path, small, verify) -> None:
         """A collector signs every second: both newest heads may have been put back."""
+        small.kept.clear()
         report = verify(small.write(tmp_path / "data", signed=7), small)
         assert report.exit_status == 0
         assert "older heads" in report.shards[0].notes[0]
