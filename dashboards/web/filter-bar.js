@@ -56,8 +56,10 @@ export class FilterBar extends HTMLElement {
   }
 
   #chooseRange(range) {
+    const time = this.#menus.find((menu) => menu.name === "time");
+    time.discard();
     this.#announce({ ...this.#filters, ...range });
-    this.#menus.find((menu) => menu.name === "time").close();
+    time.close();
   }
 
   #closeOutside(target) {

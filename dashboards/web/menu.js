@@ -9,6 +9,7 @@ export class Menu extends EventTarget {
   #controls;
   #names;
   #shown = defaultFilters();
+  #edited = false;
   #value = element("span", { class: "menu-value" });
   #summary;
   #form;
@@ -26,7 +27,7 @@ export class Menu extends EventTarget {
     this.#controls = controls;
     this.#names = filters;
     this.#summary = element("summary", {}, element("span", { class: "menu-name" }, title), " ", this.#value);
-    this.#form = element("form", { class: "menu-panel", onsubmit: (event) => this.#submit(event) },
+    this.#form = element("form", { class: "menu-panel", onsubmit: (event) => this.#submit(event), oninput: () => { this.#edited = true; } },
       controls.map((control) => control.root),
       element("footer", {},
         button("Reset", () => this.#reset(), { class: "quiet" }),
@@ -47,7 +48,13 @@ export class Menu extends EventTarget {
     this.#value.textContent = value ?? "Any";
     const initial = defaultFilters();
     this.root.classList.toggle("is-set", this.#names.some((name) => String(filters[name]) !== String(initial[name])));
-    this.#fill(filters);
+    // Another menu's values are applied a moment after this one was opened: what is being written here stays.
+    if (!this.root.open || !this.#edited) this.#fill(filters);
+  }
+
+  /** Forgets what was written, so that the next `show` fills the controls even while it is open. */
+  discard() {
+    this.#edited = false;
   }
 
   /** @returns {object} the part of the filters its controls stand for */
@@ -62,6 +69,7 @@ export class Menu extends EventTarget {
   }
 
   #fill(filters) {
+    this.#edited = false;
     for (const control of this.#controls) control.show(filters);
   }
 

@@ -208,6 +208,24 @@ class TestFilters:
         expect(rows(page)).to_have_count(PAGE_SIZE)
         assert address(page) == {}
 
+    def test_what_is_being_written_survives_another_menus_apply(self, page: Page, site: Site) -> None:
+        """A menu applies a moment after the next one was opened; what is already written there is not lost."""
+        sign_in(page, site)
+        menu(page, "Action").get_by_role("checkbox", name="update").check()
+        page.evaluate("""() => {
+            const next = document.querySelector("details[data-filter=address]");
+            next.open = true;
+            const field = next.querySelector("input[name=client_ip]");
+            field.value = "2001:db8::/32";
+            field.dispatchEvent(new InputEvent("input", { bubbles: true }));
+        }""")
+        expect(page).to_have_url(re.compile("actions=update"))
+        field = page.locator("input[name=client_ip]")
+        expect(field).to_have_value("2001:db8::/32")
+        field.press("Enter")
+        expect(page).to_have_url(re.compile("client_ip"))
+        assert address(page) == {"actions": ["update"], "client_ip": ["2001:db8::/32"]}
+
     def test_escape_discards_what_was_not_applied(self, page: Page, site: Site) -> None:
         """Escape in a menu changes nothing, closes it and returns the focus to it."""
         sign_in(page, site)
