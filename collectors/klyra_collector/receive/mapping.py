@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from klyra_audit import ids, timestamps
 from klyra_audit.errors import InvalidEvent
+from klyra_audit.event import SCHEMA
 from klyra_audit.format.canonical import MAX_INTEGER
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from klyra_audit.format.canonical import JsonObject
     from klyra_collector.receive.wire import Foreign
 
-SCHEMA = "klyra.audit/1"
 ORGANIZATION = "klyra.organization.id"
 
 _EVENT_TYPES = ("event.name", "klyra.event_type")

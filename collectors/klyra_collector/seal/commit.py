@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from klyra_collector.seal.state import LedgerState
     from klyra_collector.stages import Record, Submission, Tenancy
 
-_MAX_EMITTER_SEQ = 0xFFFFFFFE
-
 
 class _Candidate(NamedTuple):
     """A record with what tells it from others: its organization's reference, its key and its content's tag."""
@@ -284,8 +282,3 @@ def boot_record(ordinal: int, boot: Boot, record: Record) -> ControlRecord:
     }
     owner = sections.OPERATOR_ORGANIZATION_ID if shared else record.tenancy.organization_id
     return ControlRecord(Kind.KEY, document, owner)
-
-
-def is_sequence(number: int) -> bool:
-    """Say whether a number can stand in a leaf's emitter_seq (an emitter opens a new boot before 2^32 - 1)."""
-    return 0 <= number <= _MAX_EMITTER_SEQ
