@@ -29,7 +29,7 @@ MARKS = Marks(target=("/metadata/subject",))
 
 def signing_key(seed: bytes = SEED, origin: str = ORIGIN) -> SigningKey:
     """Return the collector's key of a shard."""
-    return SigningKey(origin, seed)
+    return SigningKey.from_seed(origin, seed)
 
 
 def salts_of(index: int) -> Salts:

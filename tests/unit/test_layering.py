@@ -32,11 +32,16 @@ STAGES = {
     "seal": {"registry"},
     "receive": {"validate", "seal", "registry"},
     "store": {"seal", "registry"},
+    "publish": {"seal", "store", "registry"},
+    "witness": {"seal", "publish", "registry"},
     "fanout": {"seal", "store", "registry"},
-    "query": {"seal", "store", "registry", "verify"},
-    "supervise": {"registry", "validate", "seal", "receive", "store", "fanout", "query"},
+    "query": {"seal", "store", "registry", "publish", "verify"},
+    "supervise": {"registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"},
     "demo": {"registry", "supervise"},
-    "cli": {"verify", "registry", "validate", "seal", "receive", "store", "fanout", "query", "supervise", "demo"},
+    "cli": {
+        *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
+        *("supervise", "demo"),
+    },
 }
 VERIFY_MAY_IMPORT = {"klyra_audit.format", "klyra_collector.verify", "cryptography", "orjson"}
 

@@ -164,7 +164,7 @@ def batch_vector(commits: list[bytes]) -> dict[str, Any]:
         "first_seq": first_seq,
         "count": len(commits),
         "root_hex": root.hex(),
-        "note": note.sign(text, [note.SigningKey(EMITTER_ID, SEED)]).decode(),
+        "note": note.sign(text, [note.SigningKey.from_seed(EMITTER_ID, SEED)]).decode(),
         "path_position_1_hex": [part.hex() for part in merkle.inclusion_proof(hashes, 1)],
         "remark": "the root is RFC 6962 over the commits as leaf data: leaf = SHA-256(0x00 || commit)",
     }
@@ -182,7 +182,7 @@ def build() -> dict[str, Any]:
     control, hashed = control_vector(len(events), org_ref, hashes[-1])
     hashes.append(hashed)
     roots = [merkle.root_of(hashes[:size]) for size in range(len(hashes) + 1)]
-    key = note.SigningKey(ORIGIN, SEED)
+    key = note.SigningKey.from_seed(ORIGIN, SEED)
     return {
         "events": events,
         "org": {

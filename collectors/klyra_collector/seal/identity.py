@@ -51,7 +51,7 @@ class Identity:
 
     def signing_key(self, shard: str) -> SigningKey:
         """Return the checkpoint key of a shard, named by its origin."""
-        return SigningKey(self.origin(shard), self.signing_seed)
+        return SigningKey.from_seed(self.origin(shard), self.signing_seed)
 
 
 def load_identity(

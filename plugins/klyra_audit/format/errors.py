@@ -8,7 +8,11 @@ FormatError
 ├── FrameError     a frame of a flat file is torn or damaged
 ├── NoteError      a signed note is malformed or a known key's signature fails
 ├── CheckpointError  the text of a note is no checkpoint of the expected log
-└── ProofError     a Merkle proof does not lead to the root
+├── ProofError     a Merkle proof does not lead to the root
+├── TileError      a path that names no tile, or an entry bundle that is none
+├── PolicyError    a trust policy that cannot be used
+├── ControlError   a control document that is not what its kind says
+└── PacketError    a member of an export packet that is not what its name says
 """
 
 from __future__ import annotations
@@ -68,3 +72,19 @@ class CheckpointError(FormatError):
 
 class ProofError(FormatError):
     """A Merkle proof that does not lead from the leaf to the root."""
+
+
+class TileError(FormatError):
+    """A path that names no tile of a log, or bytes that are no entry bundle."""
+
+
+class PolicyError(FormatError):
+    """A trust policy (C2SP tlog-policy) that cannot be used."""
+
+
+class ControlError(FormatError):
+    """A control document that is not what its kind says."""
+
+
+class PacketError(FormatError):
+    """A member of an export packet that is not what its name says."""

@@ -13,8 +13,8 @@ from klyra_audit.format import checkpoint, note
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import CheckpointError, FormatError, NoteError
 
-KEY = note.SigningKey("log.example/one/2026", bytes(range(32)))
-OTHER = note.SigningKey("log.example/two", bytes(reversed(range(32))))
+KEY = note.SigningKey.from_seed("log.example/one/2026", bytes(range(32)))
+OTHER = note.SigningKey.from_seed("log.example/two", bytes(reversed(range(32))))
 SIGNED = note.sign("a text\nof lines\n", [KEY])
 
 

@@ -85,7 +85,7 @@ def test_checkpoint_opens_with_its_key() -> None:
 def test_batch_note_opens_and_its_path_verifies() -> None:
     """The published emitter batch verifies, and its middle commit is included under its root."""
     batch = KL1["batch"]
-    key = note.SigningKey(batch["emitter_id"], bytes.fromhex(KL1["checkpoint"]["ed25519_seed_hex"]))
+    key = note.SigningKey.from_seed(batch["emitter_id"], bytes.fromhex(KL1["checkpoint"]["ed25519_seed_hex"]))
     opened = note.open_note(batch["note"].encode(), [key.verifying_key])
     assert opened.text.startswith("klyra-audit/batch/v1\n")
     commit = bytes.fromhex(KL1["events"][1]["commit_hex"])
