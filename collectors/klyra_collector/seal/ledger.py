@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import orjson
-
-from klyra_audit.format import checkpoint
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
-from klyra_audit.timestamps import MICROSECONDS, day_of, day_to_date
+from klyra_audit.timestamps import MICROSECONDS, day_of
 from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.errors import Conflict, IntakeHalted
 from klyra_collector.seal.clock import Clock, ClockGuard
@@ -29,7 +26,8 @@ from klyra_collector.seal.lock import LedgerLock
 from klyra_collector.seal.reader import LedgerReader, shard_order
 from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
 from klyra_collector.seal.recent_catch_up import catch_up
-from klyra_collector.seal.recovery import Recovered, read_last_signed, recover
+from klyra_collector.seal.recovery import Recovered, recover
+from klyra_collector.seal.signing import CheckpointSigner, Unsigned
 from klyra_collector.stages import ControlRecord
 
 if TYPE_CHECKING:
@@ -90,8 +88,9 @@ class Ledger:
         self._halted: str | None = None
         self._before: tuple[int, Mapping[str, int]] = (0, {})
         self._undo: tuple[int, Mapping[str, int]] | None = None
-        self._signed: Checkpoint | None = None
+        self.signer = CheckpointSigner(self._shard, disk, clock, [self._key])
         self.recovered: Recovered = self._recover()
+        self.signer.load()
         self._state = self.recovered.state
         today = day_of(max(self._state.last_us, clock.wall_us()))
         self._recent = RecentIds(self._shard.recent, today, options.recognised_days)
@@ -131,7 +130,7 @@ class Ledger:
     @property
     def signed_size(self) -> int:
         """Number of leaves under the newest checkpoint."""
-        return self._signed.size if self._signed else 0
+        return self.signer.signed.size if self.signer.signed else 0
 
     @property
     def halted(self) -> str | None:
@@ -151,7 +150,7 @@ class Ledger:
         try:
             if self._halted is None:
                 self.sign()
-                self._keep_checkpoint()
+                self.signer.keep_of_the_day()
         finally:
             self._recent.close()
             self._files.close()
@@ -182,20 +181,41 @@ class Ledger:
         Raises:
             IntakeHalted: the disk failed.
         """
+        unsigned = self.prepare_to_sign()
+        if unsigned is not None:
+            self.publish(unsigned)
+
+    def prepare_to_sign(self) -> Unsigned | None:
+        """Write what a checkpoint over all committed leaves needs; None if there is nothing new to sign.
+
+        Raises:
+            IntakeHalted: the disk failed.
+        """
         if self._halted is not None:
             raise self._halt_error()
         size = self._state.size
         if size == self.signed_size:
-            return
-        head = Checkpoint(self.origin, size, self._state.frontier.root())
-        encoded = checkpoint.sign(head, self._key)
+            return None
         try:
-            self._publish(head, encoded)
+            self._files.append_hashes(self._state.frontier.take_tile_hashes())
         except OSError as error:
             self._halt(error)
             raise self._halt_error() from error
-        self._signed = head
+        # Ids are written whether or not a signature comes, since what is committed stays: memory is bounded.
         self._recent.flush(size, day_of(max(self._state.last_us, self._clock.wall_us())))
+        return Unsigned(Checkpoint(self.origin, size, self._state.frontier.root()), self._files.lengths())
+
+    def publish(self, unsigned: Unsigned) -> None:
+        """Sign and show what was prepared. It may take long, and may be called from another thread than the rest.
+
+        Raises:
+            IntakeHalted: the disk failed.
+        """
+        try:
+            self.signer.sign(unsigned)
+        except OSError as error:
+            self._halt(error)
+            raise self._halt_error() from error
 
     def resume(self) -> None:
         """Try to continue after a failed write: cut what was not acknowledged, recover, take intake up again.
@@ -254,35 +274,10 @@ class Ledger:
         self._guard.sealed(self._state.last_us)
         return answers
 
-    def _publish(self, head: Checkpoint, encoded: bytes) -> None:
-        """Write hashes, then remember what is signed, then show it.
-
-        A crash after `last-signed` leaves an older checkpoint public, which stays true; the next start signs anew.
-        """
-        self._files.append_hashes(self._state.frontier.take_tile_hashes())
-        self._disk.replace(self._shard.offsets, orjson.dumps({"size": head.size, "lengths": self._files.lengths()}))
-        self._disk.replace(self._shard.last_signed, encoded)
-        if self._signed is not None and self._passed_midnight():
-            self._keep_checkpoint()
-        self._disk.replace(self._shard.checkpoint, encoded)
-
-    def _passed_midnight(self) -> bool:
-        published = self._shard.checkpoint.stat().st_mtime
-        return day_of(int(published * MICROSECONDS)) != day_of(self._clock.wall_us())
-
-    def _keep_checkpoint(self) -> None:
-        """Keep the public checkpoint for good, as the last of its day."""
-        if self._shard.checkpoint.exists():
-            published = int(self._shard.checkpoint.stat().st_mtime * MICROSECONDS)
-            path = self._shard.checkpoints / day_to_date(day_of(published))
-            self._disk.replace(path, self._shard.checkpoint.read_bytes())
-
     def _recover(self) -> Recovered:
         now = datetime.fromtimestamp(self._clock.wall_us() / MICROSECONDS, UTC).strftime("%Y%m%dT%H%M%SZ")
         key = self._key.verifying_key
-        recovered = recover(self._data, self._shard, key, self._disk, now=now, on_progress=self._options.on_progress)
-        self._signed = read_last_signed(self._shard, key)
-        return recovered
+        return recover(self._data, self._shard, key, self._disk, now=now, on_progress=self._options.on_progress)
 
     def _opening_records(self) -> list[ControlRecord]:
         """Return START, then the collector's key and the schemas that the ledger does not announce yet."""
