@@ -102,6 +102,16 @@ class ShardDirectory:
         return self.state / "last-signed"
 
     @property
+    def witnessed(self) -> Path:
+        """The newest checkpoint that a quorum of witnesses has cosigned."""
+        return self.state / "witnessed"
+
+    @property
+    def witnesses(self) -> Path:
+        """What each witness answered last: a hint and an alarm, nothing that is relied on."""
+        return self.state / "witnesses.json"
+
+    @property
     def committed(self) -> Path:
         """The size followers may read, an unsigned 64-bit big-endian number."""
         return self.state / "committed"
