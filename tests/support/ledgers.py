@@ -52,6 +52,7 @@ class LedgerBuilder:
     controls: list[BlobFrame] = field(default_factory=list)
     quarantined: dict[int, list[BlobFrame]] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    retention: dict[str, int] = field(default_factory=lambda: dict(RETENTION))
     _chains: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
     @property
@@ -72,7 +73,7 @@ class LedgerBuilder:
         self.control(Kind.KEY, key | {"org_ref": None, "revoked_after_seq": None})
         self.control(Kind.SCHEMA, {"type": "schema", "id": "klyra.audit/1#moderation.created", "sha256": "ab" * 32})
         for organization_id in organization_ids:
-            self.policy(organization_id, RETENTION[organization_id])
+            self.policy(organization_id, self.retention[organization_id])
         return self
 
     @property
@@ -168,7 +169,7 @@ class LedgerBuilder:
         salts = salts_of(index)
         proofs = sections.commitments(parts, salts)
         flags = (Flag.HAS_ACTOR if parts.actor else 0) | (Flag.HAS_TARGET if parts.target else 0)
-        kept_for = RETENTION[organization_id] if days is None else days
+        kept_for = self.retention[organization_id] if days is None else days
         expire_day = self.now_us // DAY_US + 1 + kept_for
         self.leaf(kind, organization_id, proofs.event_commit(), flags=flags, expire_day=expire_day)
         self.bodies.setdefault(expire_day, []).append(BodyFrame(index, parts, salts, proofs))
