@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from klyra_audit.format import note
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import CheckpointError, NoteError, PolicyError
-from klyra_audit.format.keys import VerifyingKey
+from klyra_audit.format.keys import (
+    ALGORITHM_ED25519,
+    ALGORITHM_ML_DSA_44,
+    COSIGNATURE_ALGORITHMS,
+    VerifyingKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +29,7 @@ _CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _WHITESPACE = re.compile("[ \t]+")  # the specification knows no other
 _THRESHOLD = re.compile("[1-9][0-9]{0,2}")
 _MEMBERS_FROM = 3
+_LOG_ALGORITHMS = frozenset({ALGORITHM_ED25519, ALGORITHM_ML_DSA_44})
 
 
 class LogLine(NamedTuple):
@@ -92,7 +98,8 @@ def parse(encoded: bytes) -> Policy:
     """Read a policy file.
 
     A log's or witness's key of an algorithm that is not known here is passed over, as long as another log's can be
-    used; a quorum that such a witness would be needed for is then not met. Without a quorum line none is needed.
+    used; a quorum that such a witness would be needed for is then not met. A file without a quorum line is refused:
+    one whose end was cut off must not ask for fewer witnesses.
 
     Raises:
         PolicyError: not a policy, or without a log whose key can be used.
@@ -182,6 +189,7 @@ class _Reader:
         self._witnesses: dict[str, Witness] = {}
         self._groups: dict[str, Group] = {}
         self._names: set[str] = set()
+        self._members: set[str] = set()
         self._quorum: str | None = None
 
     def read(self, number: int, items: list[str]) -> None:
@@ -196,23 +204,27 @@ class _Reader:
         if not self._logs:
             unusable = f" ({self._unusable[0]})" if self._unusable else ""
             raise PolicyError(f"it has no log line whose key can be used{unusable}")
-        return Policy(tuple(self._logs), self._witnesses, self._groups, self._quorum or NO_QUORUM)
+        if self._quorum is None:
+            raise PolicyError("it has no quorum line; `quorum none` asks for no witness")
+        return Policy(tuple(self._logs), self._witnesses, self._groups, self._quorum)
 
     def _log(self, items: list[str]) -> bool:
         if len(items) not in (2, 3):
             return False
-        key = self._key(items[1])
+        key = self._key(items[1], _LOG_ALGORITHMS)
         if key is not None:
             if any(log.key.public == key.public for log in self._logs):
-                return False  # the specification: a public key stands on one log line only
+                return False
             self._logs.append(LogLine(key, items[2] if items[2:] else None))
         return True
 
     def _witness(self, items: list[str]) -> bool:
         if len(items) not in (3, 4) or not self._define(items[1]):
             return False
-        key = self._key(items[2])
+        key = self._key(items[2], COSIGNATURE_ALGORITHMS)
         if key is not None:
+            if any(witness.key.public == key.public for witness in self._witnesses.values()):
+                return False
             self._witnesses[items[1]] = Witness(key, items[3] if items[3:] else None)
         return True
 
@@ -220,9 +232,12 @@ class _Reader:
         members = items[_MEMBERS_FROM:]
         if not members or not self._names.issuperset(members) or len(set(members)) != len(members):
             return False
+        if not self._members.isdisjoint(members):
+            return False  # a witness contributes to the quorum in one way only
         threshold = {"any": "1", "all": str(len(members))}.get(items[2], items[2])
         if _THRESHOLD.fullmatch(threshold) is None or int(threshold) > len(members) or not self._define(items[1]):
             return False
+        self._members.update(members)
         self._groups[items[1]] = Group(int(threshold), tuple(members))
         return True
 
@@ -232,12 +247,16 @@ class _Reader:
         self._quorum = items[1]
         return self._quorum == NO_QUORUM or self._quorum in self._names
 
-    def _key(self, vkey: str) -> VerifyingKey | None:
+    def _key(self, vkey: str, algorithms: frozenset[int]) -> VerifyingKey | None:
         try:
-            return VerifyingKey.parse(vkey)
+            key = VerifyingKey.parse(vkey)
         except NoteError as error:
             self._unusable.append(str(error))
             return None
+        if key.algorithm not in algorithms:
+            self._unusable.append(f"a key of algorithm 0x{key.algorithm:02x} cannot stand there")
+            return None
+        return key
 
     def _define(self, name: str) -> bool:
         if name == NO_QUORUM or name in self._names:

@@ -22,6 +22,7 @@ LOG = SigningKey.from_seed(ORIGIN, bytes(range(32)))
 LATTICE = SigningKey.from_seed(ORIGIN, bytes(range(1, 33)), ALGORITHM_ML_DSA_44)
 W1 = SigningKey.from_seed("w1.example", bytes([1]) * 32, ALGORITHM_COSIGNATURE)
 W2 = SigningKey.from_seed("w2.example", bytes([2]) * 32, ALGORITHM_ML_DSA_44)
+W4 = SigningKey.from_seed("w4.example", bytes([4]) * 32, ALGORITHM_COSIGNATURE)
 W3 = SigningKey.from_seed("w3.example", bytes([3]) * 32, ALGORITHM_COSIGNATURE)
 HEAD = Checkpoint(ORIGIN, 3, merkle.root_of([merkle.leaf_hash(bytes([n])) for n in range(3)]))
 SIGNED = checkpoint.sign(HEAD, LOG)
@@ -179,16 +180,16 @@ class TestPolicy:
         assert self.READ.quorum_time(times) == expected
 
     def test_groups_may_hold_groups(self) -> None:
-        """Any and all, in one another."""
-        text = POLICY.replace("quorum most", "group both all one most\ngroup either any both three\nquorum either")
+        """Thresholds in one another."""
+        text = POLICY.replace("quorum most", "group both all most four\nquorum both")
+        text = text.replace("group most", f"witness four {W4.vkey}\ngroup most")
         read = policy.parse(text.encode())
-        assert read.quorum_time({"three": 4}) == 4
-        assert read.quorum_time({"one": 4, "two": 8}) == 8
-        assert read.quorum_time({"two": 8}) is None
+        assert read.quorum_time({"one": 4, "three": 5}) is None
+        assert read.quorum_time({"one": 4, "three": 5, "four": 3}) == 5
 
     def test_without_a_quorum_none_is_needed(self) -> None:
-        """Said or not."""
-        assert policy.parse(f"log {LOG.vkey}".encode()).quorum_time({}) == 0
+        """It must be said."""
+        assert policy.parse(f"log {LOG.vkey}\nquorum none".encode()).quorum_time({}) == 0
         assert not policy.parse(f"log {LOG.vkey}\nquorum none\n".encode()).needs_witnesses
 
     @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ class TestPolicy:
             "quorum none\n",
             "log\n",
             f"log {LOG.vkey} a b\n",
-            f"log {LOG.vkey}\nlog {LOG.vkey}\n",
+            f"log {LOG.vkey}\nlog {LOG.vkey}\nquorum none\n",
             f"log {LOG.vkey}\nwitness w\n",
             f"log {LOG.vkey}\nwitness none {W1.vkey}\n",
             f"log {LOG.vkey}\nwitness w {W1.vkey}\nwitness w {W3.vkey}\n",
@@ -207,6 +208,10 @@ class TestPolicy:
             f"log {LOG.vkey}\nwitness w {W1.vkey}\ngroup g 2 w\n",
             f"log {LOG.vkey}\nwitness w {W1.vkey}\ngroup g 2 w w\n",
             f"log {LOG.vkey}\nwitness w {W1.vkey}\ngroup g 01 w\n",
+            f"log {LOG.vkey}\n",
+            f"log {W1.vkey}\nquorum none\n",
+            f"log {LOG.vkey}\nwitness w {W1.vkey}\nwitness v {W1.vkey}\nquorum w\n",
+            f"log {LOG.vkey}\nwitness w {W1.vkey}\ngroup g 1 w\ngroup h 1 w g\nquorum h\n",
             f"log {LOG.vkey}\nquorum stranger\n",
             f"log {LOG.vkey}\nquorum none\nquorum none\n",
             f"log {LOG.vkey}\nrule x\n",
