@@ -21,6 +21,11 @@ class DataDirectory:
         return self.root / "ledger"
 
     @property
+    def recent(self) -> Path:
+        """Ids sealed lately, for duplicates; what is lost of it is read again from the ledger."""
+        return self.ledger / "recent.sqlite"
+
+    @property
     def keys(self) -> Path:
         """Private keys and salts, mode 0700."""
         return self.root / "keys"
@@ -117,14 +122,23 @@ class ShardDirectory:
         return self.state / "committed"
 
     @property
+    def sequences(self) -> Path:
+        """What the shards after it must know of a closed shard; made again from its leaves if it is missing."""
+        return self.state / "sequences"
+
+    def sequences_of(self, damaged: str) -> Path:
+        """The same of a damaged shard, which itself is never written again."""
+        return self.state / f"sequences-{damaged}"
+
+    @property
+    def consent(self) -> Path:
+        """Why and how an operator left the shard before behind after a disaster; durable before the first leaf."""
+        return self.state / "consent"
+
+    @property
     def offsets(self) -> Path:
         """Lengths of the frame files at a checkpoint: where recovery begins to read."""
         return self.state / "offsets"
-
-    @property
-    def recent(self) -> Path:
-        """Ids sealed lately, for duplicates."""
-        return self.state / "recent.sqlite"
 
 
 FRAMES = "frames"

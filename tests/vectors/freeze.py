@@ -43,7 +43,7 @@ def main(name: str) -> None:
         ledger.commit([submission(records.record(STARTUP))])
         ledger.close()
         follow(DataDirectory(root), clock)
-        (root / "ledger" / "2026" / "state" / "recent.sqlite").unlink()
+        (root / "ledger" / "recent.sqlite").unlink()
         shutil.copytree(root, VECTORS / name)
 
 

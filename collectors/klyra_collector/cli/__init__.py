@@ -28,7 +28,10 @@ _COMMANDS = {
     "emit": _Command("emit", "Have events sealed from the command line."),
     "query": _Command("query", "Search entries through the API."),
     "export": _Command("export", "Export entries through the API to a file."),
+    "proof": _Command("proof", "Print what proves one entry."),
     "verify": _Command("verify", "Verify a ledger and say exactly what is wrong."),
+    "ledger": _Command("ledger", "Look at the ledger, renew its keys, and go on after a loss."),
+    "witness": _Command("witness", "Cosign the checkpoints of others' ledgers."),
     "config": _Command("settings", "Check and show the configuration."),
     "status": _Command("status", "Show what runs on a data directory, and how it is."),
 }

@@ -16,6 +16,7 @@ from klyra_audit.format.merkle import leaf_hash
 from klyra_audit.timestamps import day_of
 from klyra_collector.errors import Conflict
 from klyra_collector.quarantine import quarantine_record
+from klyra_collector.seal.heads import heads_record
 from klyra_collector.seal.recent import Seen
 from klyra_collector.seal.state import Boot
 from klyra_collector.stages import ControlRecord, Outcome, Sealed, Status
@@ -55,6 +56,7 @@ class CommitPlan:
         recent: RecentIds,
         files: ShardFiles,
         origin: str,
+        shard: str,
         org_salt: bytes,
         tag_key: bytes,
         ingest_us: int,
@@ -67,6 +69,7 @@ class CommitPlan:
         self._recent = recent
         self._files = files
         self._origin = origin
+        self._shard = shard
         self._org_salt = org_salt
         self._tag_key = tag_key
         self._ingest_us = ingest_us
@@ -96,11 +99,15 @@ class CommitPlan:
         """Plan a control record."""
         encoded = canonical.encode(control.document)
         self._append_content(self._files.shard.control, frame.encode_blob(BlobFrame(self._state.size, encoded)))
-        org_ref = self._reference(control.organization_id)
+        org_ref = self._reference(control.organization_id) if control.org_ref is None else control.org_ref
         commit = sections.control_commit(encoded)
         sealed = self._append_leaf(control.kind, 0, NEVER, org_ref, 0, 0, commit)
         self._state.apply_control(control.kind, control.document, sealed.index)
         return Outcome(Status.SEALED, sealed)
+
+    def add_heads(self) -> Outcome:
+        """Plan the HEADS record of everything planned and sealed so far."""
+        return self.add_control(heads_record(self._state))
 
     def add_policy(self, tenancy: Tenancy) -> Outcome:
         """Plan the POLICY record of an organization; one that is in force already is not sealed again."""
@@ -152,7 +159,7 @@ class CommitPlan:
         if ordinal is None or position.sequence not in self._state.sequence(ordinal):
             return None
         index = self._find_sequence(ordinal, position.sequence)
-        return Seen(index, self._tag_of(index, candidate))
+        return Seen(self._shard, index, self._tag_of(index, candidate))
 
     def _tag_of(self, index: int, candidate: _Candidate) -> bytes:
         """Return the tag of what was sealed at `index`, where only the leaf still tells.
@@ -180,7 +187,7 @@ class CommitPlan:
         flags |= 0 if record.sections.target is None else Flag.HAS_TARGET.value
         commit = record.commitments.event_commit()
         sealed = self._append_leaf(kind, flags, expire_day, org_ref, ordinal, sequence, commit)
-        self._recent.remember(candidate.key, Seen(index, candidate.tag))
+        self._recent.remember(candidate.key, Seen(self._shard, index, candidate.tag))
         return Outcome(Status.SEALED if record.quarantined is None else Status.QUARANTINED, sealed)
 
     def _emitter(self, candidate: _Candidate) -> tuple[int, int]:

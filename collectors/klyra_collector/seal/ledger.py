@@ -6,6 +6,7 @@ Everything here runs on the sealing thread. What a crash leaves behind after eac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from klyra_collector.errors import Conflict, IntakeHalted
 from klyra_collector.seal.clock import Clock, ClockGuard
 from klyra_collector.seal.commit import CommitPlan
 from klyra_collector.seal.files import ShardFiles
+from klyra_collector.seal.heads import heads_are_due
 from klyra_collector.seal.identity import load_identity
 from klyra_collector.seal.lock import LedgerLock
 from klyra_collector.seal.reader import LedgerReader, shard_order
@@ -32,6 +34,7 @@ from klyra_collector.stages import ControlRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.note import SigningKey
@@ -93,7 +96,7 @@ class Ledger:
         self.signer.load()
         self._state = self.recovered.state
         today = day_of(max(self._state.last_us, clock.wall_us()))
-        self._recent = RecentIds(self._shard.recent, today, options.recognised_days)
+        self._recent = RecentIds(data.recent, today, options.recognised_days)
         self._guard = ClockGuard(clock, self._state.last_us, options.confirm_clock)
 
     @classmethod
@@ -128,6 +131,11 @@ class Ledger:
         return self._state.size
 
     @property
+    def last_us(self) -> int:
+        """Ingest time of the last leaf, microseconds since 1970; 0 in an empty ledger."""
+        return self._state.last_us
+
+    @property
     def signed_size(self) -> int:
         """Number of leaves under the newest checkpoint."""
         return self.signer.signed.size if self.signer.signed else 0
@@ -140,7 +148,7 @@ class Ledger:
     def begin(self) -> None:
         """Let followers read what was recovered, then seal START and whatever is not announced yet."""
         self._files.publish_committed(self._state.size)
-        catch_up(self._recent, LedgerReader(self._data.ledger), self.origin, self._state, self.identity.tag_key)
+        self._catch_up()
         self._disk.replace(self._data.keys / "collector.vkey", f"{self.vkey}\n".encode())
         self.commit_controls(self._opening_records())
         self.sign()
@@ -175,6 +183,12 @@ class Ledger:
         plan = self._plan()
         return self._write(plan, lambda: [plan.add_policy(tenancy)])[0]
 
+    def seal_heads(self) -> None:
+        """Seal HEADS if anything but HEADS was sealed since the last one; raises as `commit` does."""
+        if heads_are_due(self._state):
+            plan = self._plan()
+            self._write(plan, lambda: [plan.add_heads()])
+
     def sign(self) -> None:
         """Sign and publish a checkpoint over all committed leaves, if there are new ones.
 
@@ -202,7 +216,7 @@ class Ledger:
             self._halt(error)
             raise self._halt_error() from error
         # Ids are written whether or not a signature comes, since what is committed stays: memory is bounded.
-        self._recent.flush(size, day_of(max(self._state.last_us, self._clock.wall_us())))
+        self._recent.flush(self._shard.root.name, size, day_of(max(self._state.last_us, self._clock.wall_us())))
         return Unsigned(Checkpoint(self.origin, size, self._state.frontier.root()), self._files.lengths())
 
     def publish(self, unsigned: Unsigned) -> None:
@@ -236,8 +250,16 @@ class Ledger:
         self._state = self.recovered.state
         self._files.publish_committed(self._state.size)
         self._recent.forget_unwritten()
-        catch_up(self._recent, LedgerReader(self._data.ledger), self.origin, self._state, self.identity.tag_key)
+        self._catch_up()
         self._halted = None
+
+    def _catch_up(self) -> None:
+        with contextlib.closing(LedgerReader(self._data.ledger)) as reader:
+            catch_up(self._recent, reader, self.origin, self._state.size, self.identity.tag_key)
+
+    def forget_file(self, path: Path) -> None:
+        """Close a frame file that is going to be deleted or replaced, so that its space is free afterwards."""
+        self._files.forget(path)
 
     def _plan(self) -> CommitPlan:
         if self._halted is not None:
@@ -249,6 +271,7 @@ class Ledger:
             recent=self._recent,
             files=self._files,
             origin=self.origin,
+            shard=self._shard.root.name,
             org_salt=self.identity.org_salt,
             tag_key=self.identity.tag_key,
             ingest_us=ingest_us,

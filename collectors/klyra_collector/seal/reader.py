@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import orjson
 from klyra_audit.format import canonical, frame
 from klyra_audit.format.errors import FormatError, FrameError
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
+from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import FRAMES, ShardDirectory
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.seal.files import COMMITTED
@@ -73,6 +75,10 @@ class LedgerReader:
         """Return up to `limit` committed records from index `start` on."""
         return self._shard(origin).read(start, limit)
 
+    def first_of_day(self, origin: str, day: int) -> int:
+        """Return the index of the first record of a shard sealed on a UTC day (since 1970) or later."""
+        return self._shard(origin).first_of_day(day)
+
     def close(self) -> None:
         """Close all files."""
         for shard in self._shards.values():
@@ -125,6 +131,17 @@ class _ShardReader:
         ]
         self._drop_idle(records)
         return records
+
+    def first_of_day(self, day: int) -> int:
+        committed = self.committed()
+        if not committed:
+            return 0
+        with self._directory.leaves.open("rb") as file:
+
+            def day_at(index: int) -> int:
+                return day_of(Leaf.unpack(os.pread(file.fileno(), LEAF_SIZE, index * LEAF_SIZE)).ingest_us)
+
+            return bisect_left(range(committed), day, key=day_at)  # ingest times never decrease
 
     def _record(self, index: int, encoded: bytes) -> SealedRecord:
         try:

@@ -4,8 +4,8 @@ One table a UTC day; today's and yesterday's are kept, or more as configured, so
 hours. The content is
 remembered as an HMAC under a local key, never as a plain hash that could confirm a guess after erasure.
 
-The file is written lazily, after the commit: it says up to which leaf it is complete, and what a crash took from
-it is read again from leaves and bodies.
+One file serves all shards. It is written lazily, after the commit: it says up to which leaf of each shard it is
+complete, and what a crash took from it is read again from leaves and bodies.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _KEYS_PER_QUERY = 512
 
 
 class Seen(NamedTuple):
-    """Where an id was sealed first (the leaf's index), and the tag of its content."""
+    """Where an id was sealed first (the shard's name and the leaf's index), and the tag of its content."""
 
+    shard: str
     leaf: int
     tag: bytes
 
@@ -39,7 +40,9 @@ class RecentIds:
         # A lost tail is read again from the ledger, so no commit of this file needs to reach the disk at once.
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS covered (size INTEGER NOT NULL)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS covered (shard TEXT PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID"
+        )
         self._unwritten: dict[bytes, Seen] = {}
         self._day = day
         self._days: list[int] = []
@@ -49,11 +52,15 @@ class RecentIds:
         """Close the file; what was not flushed is read again at the next start."""
         self._connection.close()
 
+    def covered(self, shard: str) -> int:
+        """Return how many leaves of a shard have their ids in the file."""
+        row = self._connection.execute("SELECT size FROM covered WHERE shard = ?", (shard,)).fetchone()
+        return int(row[0]) if row else 0
+
     @property
-    def covered(self) -> int:
-        """Number of leaves whose ids are in the file."""
-        row = self._connection.execute("SELECT max(size) FROM covered").fetchone()
-        return int(row[0] or 0)
+    def day(self) -> int:
+        """The day whose ids are noted now."""
+        return self._day
 
     @property
     def first_day(self) -> int:
@@ -72,7 +79,7 @@ class RecentIds:
             marks = ",".join("?" * len(some))
             for day in self._days:
                 rows = self._connection.execute(_FIND.format(day, marks), some)
-                found.update((key, Seen(leaf, tag)) for key, leaf, tag in rows)
+                found.update((key, Seen(shard, leaf, tag)) for key, shard, leaf, tag in rows)
         return found
 
     def remember(self, key: bytes, seen: Seen) -> None:
@@ -83,13 +90,12 @@ class RecentIds:
         """Forget what was noted since the last flush, because its commit failed."""
         self._unwritten.clear()
 
-    def flush(self, size: int, day: int) -> None:
-        """Write what was noted and say that the file is complete up to `size` leaves; start a new day's table."""
-        rows = sorted((key, seen.leaf, seen.tag) for key, seen in self._unwritten.items())
+    def flush(self, shard: str, size: int, day: int) -> None:
+        """Write what was noted, say that `size` leaves of a shard are covered, and start a new day's table."""
+        rows = sorted((key, seen.shard, seen.leaf, seen.tag) for key, seen in self._unwritten.items())
         self._connection.execute("BEGIN")
         self._connection.executemany(_INSERT.format(self._day), rows)
-        self._connection.execute("DELETE FROM covered")
-        self._connection.execute("INSERT INTO covered VALUES (?)", (size,))
+        self._connection.execute("INSERT OR REPLACE INTO covered VALUES (?, ?)", (shard, size))
         self._connection.execute("COMMIT")
         self._unwritten.clear()
         if day != self._day:
@@ -109,7 +115,8 @@ class RecentIds:
 
 
 _CREATE = (
-    "CREATE TABLE IF NOT EXISTS ids_{} (key BLOB PRIMARY KEY, leaf INTEGER NOT NULL, tag BLOB NOT NULL) WITHOUT ROWID"
+    "CREATE TABLE IF NOT EXISTS ids_{} "
+    "(key BLOB PRIMARY KEY, shard TEXT NOT NULL, leaf INTEGER NOT NULL, tag BLOB NOT NULL) WITHOUT ROWID"
 )
-_FIND = "SELECT key, leaf, tag FROM ids_{} WHERE key IN ({})"
-_INSERT = "INSERT OR REPLACE INTO ids_{} VALUES (?, ?, ?)"
+_FIND = "SELECT key, shard, leaf, tag FROM ids_{} WHERE key IN ({})"
+_INSERT = "INSERT OR REPLACE INTO ids_{} VALUES (?, ?, ?, ?)"

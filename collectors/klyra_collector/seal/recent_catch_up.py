@@ -15,32 +15,33 @@ from klyra_collector.seal.recent import Seen
 if TYPE_CHECKING:
     from klyra_collector.seal.reader import LedgerReader, SealedRecord
     from klyra_collector.seal.recent import RecentIds
-    from klyra_collector.seal.state import LedgerState
 
 _RECORDS_PER_READ = 2048
 
 
-def catch_up(recent: RecentIds, reader: LedgerReader, origin: str, state: LedgerState, tag_key: bytes) -> None:
+def catch_up(recent: RecentIds, reader: LedgerReader, origin: str, size: int, tag_key: bytes) -> None:
     """Note every event of the kept days that the file does not cover yet, and write it.
 
-    The shard's `state/committed` must say its size already.
+    The shard's `state/committed` must say that it has `size` leaves.
     """
-    position = min(recent.covered, state.size)
-    while position < state.size:
+    shard = origin.rpartition("/")[2]
+    position = max(min(recent.covered(shard), size), reader.first_of_day(origin, recent.first_day))
+    last_us = 0
+    while position < size:
         records = reader.read(origin, position, _RECORDS_PER_READ)
         for record in records:
-            _note(recent, record, tag_key)
+            _note(recent, shard, record, tag_key)
         if not records:
             raise LedgerDamaged(
-                f"{origin} says that it has {position} records, but {state.size} were recovered.",
+                f"{origin} says that it has {position} records, but {size} were recovered.",
                 remedy="See what is wrong with: klyra-audit verify",
             )
         position += len(records)
-    recent.flush(state.size, day_of(state.last_us) if state.last_us else recent.first_day)
-    reader.close()
+        last_us = records[-1].leaf.ingest_us
+    recent.flush(shard, size, max(recent.day, day_of(last_us)))
 
 
-def _note(recent: RecentIds, record: SealedRecord, tag_key: bytes) -> None:
+def _note(recent: RecentIds, shard: str, record: SealedRecord, tag_key: bytes) -> None:
     if record.body is None or day_of(record.leaf.ingest_us) < recent.first_day:
         return
     if record.leaf.kind == Kind.EVENT:
@@ -50,4 +51,4 @@ def _note(recent: RecentIds, record: SealedRecord, tag_key: bytes) -> None:
         digest = canonical.parse_canonical(record.body.sections.core)["sha256"]
         content, record_id = digest.encode(), quarantine_id(digest)
     tag = hmac.digest(tag_key, content, "sha256")
-    recent.remember(record.leaf.org_ref + record_id.encode(), Seen(record.index, tag))
+    recent.remember(record.leaf.org_ref + record_id.encode(), Seen(shard, record.index, tag))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from klyra_collector.stages import Outcome, Submission
 
 CHECKPOINT_SECONDS = 1.0
+HEADS_SECONDS = 60.0
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_COMMIT_RECORDS = 8192
 
@@ -92,10 +93,14 @@ class Sealer:
     async def run(self) -> None:
         """Commit and sign until `close`; then answer everything that still waits and return."""
         next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        next_heads = time.monotonic() + HEADS_SECONDS
         while not (self._closing and not self._waiting):
             await self._wait(next_checkpoint)
             if self._waiting:
                 await self._commit(self._take())
+            if time.monotonic() >= next_heads:
+                await self._seal_heads()
+                next_heads = time.monotonic() + HEADS_SECONDS
             if time.monotonic() >= next_checkpoint:
                 await self._sign()
                 next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
@@ -164,6 +169,14 @@ class Sealer:
             _log.error("not_signed", reason=str(error))
             return
         self._observer.signed(self._ledger.signed_size)
+
+    async def _seal_heads(self) -> None:
+        if self._ledger.halted is not None:
+            return
+        try:
+            await self.on_thread(self._ledger.seal_heads)
+        except KlyraError as error:
+            _log.error("heads_not_sealed", reason=str(error))
 
     async def _resume(self) -> None:
         try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from klyra_audit.format import control
+from klyra_audit.format.control import Expiry, Extend, Hold, Key, Release, ShardClose, ShardOpen
+from klyra_audit.format.heads import HeadsTree
 from klyra_audit.format.leaf import NO_PREVIOUS, Kind, Leaf
 from klyra_audit.format.merkle import Frontier, leaf_hash
 from klyra_audit.format.sections import OPERATOR_REFERENCE
@@ -12,6 +15,7 @@ from klyra_collector.seal.intervals import IntervalSet
 
 if TYPE_CHECKING:
     from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.control import ControlDocument
 
 
 class BrokenChain(Exception):  # noqa: N818 - read as what it found
@@ -20,10 +24,17 @@ class BrokenChain(Exception):  # noqa: N818 - read as what it found
 
 @dataclass(slots=True)
 class Chain:
-    """The end of one org_ref's chain: the next sequence number and the hash the next leaf points back to."""
+    """The end of one org_ref's chain.
+
+    Attributes:
+        next_seq: sequence number of its next leaf.
+        previous: what its next leaf points back to.
+        last: index of its newest leaf, -1 before the first.
+    """
 
     next_seq: int = 0
     previous: bytes = NO_PREVIOUS
+    last: int = -1
 
 
 class Boot(NamedTuple):
@@ -54,7 +65,15 @@ class LedgerState:
         sequences: sequence numbers sealed, by boot ordinal.
         last_ordinal: highest KEY ordinal given.
         collector_vkeys: the collector's own announced keys.
+        keys: newest KEY record of every key, revoked or not, by its owner's id and verifier key; boots are not keys.
         schemas: SHA-256 of each schema in force, by schema id.
+        holds: legal holds in force, with the index of their leaf, by hold id.
+        hold_ids: every hold that was ever placed in the shard, released or not.
+        expiries, extensions: every EXPIRY and EXTEND with its index; their `log` may name an older shard.
+        heads: the tree of the last HEADS record.
+        heads_at: its index, -1 before the first.
+        started: a START is among the leaves.
+        opened, closed: the shard's own SHARD records.
     """
 
     frontier: Frontier = field(default_factory=Frontier)
@@ -65,7 +84,17 @@ class LedgerState:
     sequences: dict[int, IntervalSet] = field(default_factory=dict)
     last_ordinal: int = 0
     collector_vkeys: set[str] = field(default_factory=set)
+    keys: dict[tuple[str, str], Key] = field(default_factory=dict)
     schemas: dict[str, str] = field(default_factory=dict)
+    holds: dict[str, tuple[Hold, int]] = field(default_factory=dict)
+    hold_ids: set[str] = field(default_factory=set)
+    expiries: list[tuple[int, Expiry]] = field(default_factory=list)
+    extensions: list[tuple[int, Extend]] = field(default_factory=list)
+    heads: HeadsTree = field(default_factory=HeadsTree)
+    heads_at: int = -1
+    started: bool = False
+    opened: ShardOpen | None = None
+    closed: ShardClose | None = None
 
     @property
     def size(self) -> int:
@@ -81,6 +110,8 @@ class LedgerState:
 
     def apply_leaf(self, encoded: bytes, leaf: Leaf) -> None:
         """Advance by one leaf read from disk; `BrokenChain` if it does not continue."""
+        if self.closed is not None:
+            raise BrokenChain("it follows the record that closed the shard")
         chain = self.chain(leaf.org_ref)
         if leaf.ingest_us < self.last_us:
             raise BrokenChain("its ingest time goes back")
@@ -92,6 +123,7 @@ class LedgerState:
 
     def advance(self, chain: Chain, hashed: bytes, ingest_us: int) -> None:
         """Advance by one sealed leaf of a chain."""
+        chain.last = self.frontier.size
         self.frontier.append(hashed)
         self.last_us = ingest_us
         chain.next_seq += 1
@@ -105,19 +137,50 @@ class LedgerState:
         return seen
 
     def apply_control(self, kind: int, document: JsonObject, index: int) -> None:
-        """Advance by the content of the control record at `index`."""
-        if kind == Kind.POLICY and "org_ref" in document:
-            self.policies[bytes.fromhex(document["org_ref"])] = PolicyInForce(document, index)
+        """Advance by the content of the control record at `index`.
+
+        Raises:
+            ControlError: it is no document of its kind.
+        """
+        if kind == Kind.HEADS:  # one a minute: the tree itself is made from the chains when the next one is due
+            self.heads_at = index
+        elif kind == Kind.POLICY:
+            if "org_ref" in document:
+                self.policies[bytes.fromhex(document["org_ref"])] = PolicyInForce(document, index)
         elif kind == Kind.SCHEMA:
             self.schemas[document["id"]] = document["sha256"]
-        elif kind == Kind.KEY:
-            self._apply_key(document)
+        elif kind == Kind.START:
+            self.started = True
+        elif kind in _READ_WHOLE:
+            self._apply(control.parse(kind, document), index)
 
-    def _apply_key(self, document: JsonObject) -> None:
-        self.last_ordinal = max(self.last_ordinal, document["ordinal"])
-        if document["boot"] is not None:
-            scope = OPERATOR_REFERENCE if document["org_ref"] is None else bytes.fromhex(document["org_ref"])
-            boot = Boot(scope, document["emitter_id"], document["boot"])
-            self.boots[boot] = document["ordinal"]
-        elif document["vkey"] is not None and document["org_ref"] is None:
-            self.collector_vkeys.add(document["vkey"])
+    def _apply(self, document: ControlDocument, index: int) -> None:
+        match document:
+            case Key():
+                self._apply_key(document)
+            case Hold():
+                self.holds[document.hold_id] = document, index
+                self.hold_ids.add(document.hold_id)
+            case Release():
+                self.holds.pop(document.hold_id, None)
+            case Expiry():
+                self.expiries.append((index, document))
+            case Extend():
+                self.extensions.append((index, document))
+            case ShardOpen():
+                self.opened = document
+            case ShardClose():
+                self.closed = document
+
+    def _apply_key(self, key: Key) -> None:
+        self.last_ordinal = max(self.last_ordinal, key.ordinal)
+        if key.boot is not None:
+            scope = OPERATOR_REFERENCE if key.org_ref is None else key.org_ref
+            self.boots[Boot(scope, key.emitter_id, key.boot)] = key.ordinal
+        elif key.vkey is not None:
+            self.keys[key.emitter_id, key.vkey] = key
+            if key.org_ref is None:
+                self.collector_vkeys.add(key.vkey)
+
+
+_READ_WHOLE = frozenset({Kind.KEY, Kind.HOLD, Kind.RELEASE, Kind.EXPIRY, Kind.EXTEND, Kind.SHARD})
