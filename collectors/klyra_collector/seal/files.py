@@ -27,6 +27,7 @@ class ShardFiles:
         self._data = data
         self.shard = shard
         self._open: dict[Path, int] = {}
+        self._found: dict[Path, int] = {}
         self._created: list[Path] = []
         self._committed = os.open(self._made(shard.committed), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
@@ -89,24 +90,33 @@ class ShardFiles:
     def roll_back(self, size: int, lengths: Mapping[str, int]) -> None:
         """Cut every open file back to what was durable: `size` leaves and frame files of `lengths`.
 
-        Called after a failed write, for records that nobody was told of. Raises OSError while the disk still fails.
+        A file that is not in `lengths` was opened since, and held by then what was durable in it. Called after a
+        failed write, for records that nobody was told of. Raises OSError while the disk still fails.
         """
         for path in list(self._open):
             relative = str(path.relative_to(self._data.root))
             if path == self.shard.leaves:
                 self._disk.truncate(path, size * LEAF_SIZE)
             elif self._holds_frames(path) and path.exists():
-                self._disk.truncate(path, lengths.get(relative, 0))
+                self._disk.truncate(path, lengths.get(relative, self._found[path]))
+
+    def forget(self, path: Path) -> None:
+        """Close a file whose name is going; what is appended to the name later is another file."""
+        descriptor = self._open.pop(path, None)
+        self._found.pop(path, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _descriptor(self, path: Path) -> int:
         descriptor = self._open.pop(path, None)
         if descriptor is None:
             descriptor, created = self._disk.open_append(path)
+            self._found[path] = os.fstat(descriptor).st_size
             if created:
                 self._created.append(path)
         self._open[path] = descriptor  # last in order of use
         if len(self._open) > _MAX_OPEN:
-            os.close(self._open.pop(next(iter(self._open))))
+            self.forget(next(iter(self._open)))
         return descriptor
 
     def _sync_names(self) -> None:
