@@ -19,7 +19,8 @@ from klyra_collector.cli.administration import (
     time_text,
 )
 from klyra_collector.data_directory import DataDirectory
-from klyra_collector.seal.overview import ShardOverview, overview, shards_of
+from klyra_collector.seal.overview import ShardOverview, overview
+from klyra_collector.seal.shards import shards_of
 
 if TYPE_CHECKING:
     from pathlib import Path

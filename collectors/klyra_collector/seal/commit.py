@@ -14,7 +14,7 @@ from klyra_audit.format.frame import BlobFrame, BodyFrame
 from klyra_audit.format.leaf import LEAF_SIZE, NEVER, Flag, Kind, Leaf
 from klyra_audit.format.merkle import leaf_hash
 from klyra_audit.timestamps import day_of
-from klyra_collector.errors import Conflict
+from klyra_collector.errors import Conflict, IntakeHalted
 from klyra_collector.quarantine import quarantine_record
 from klyra_collector.seal.heads import heads_record
 from klyra_collector.seal.recent import Seen
@@ -22,14 +22,20 @@ from klyra_collector.seal.state import Boot
 from klyra_collector.stages import ControlRecord, Outcome, Sealed, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.control import ControlDocument
+    from klyra_collector.seal.closed import EarlierShards, LeafFiles
     from klyra_collector.seal.files import ShardFiles
+    from klyra_collector.seal.identity import Identity
     from klyra_collector.seal.recent import RecentIds
     from klyra_collector.seal.state import LedgerState
     from klyra_collector.stages import Record, Submission, Tenancy
+
+
+_RETRY_AFTER = 5.0
 
 
 class _Candidate(NamedTuple):
@@ -55,28 +61,24 @@ class CommitPlan:
         state: LedgerState,
         recent: RecentIds,
         files: ShardFiles,
-        origin: str,
-        shard: str,
-        org_salt: bytes,
-        tag_key: bytes,
+        identity: Identity,
+        earlier: EarlierShards,
+        leaf_files: LeafFiles,
         ingest_us: int,
-        find_leaf: Callable[[int], bytes],
-        find_sequence: Callable[[int, int], int],
     ) -> None:
         self.leaves = bytearray()
         self.contents: dict[Path, bytearray] = {}
         self._state = state
         self._recent = recent
         self._files = files
-        self._origin = origin
-        self._shard = shard
-        self._org_salt = org_salt
-        self._tag_key = tag_key
+        self._identity = identity
+        self._shard = files.shard.root.name
+        self._origin = identity.origin(self._shard)
+        self._earlier = earlier
+        self._leaf_files = leaf_files
         self._ingest_us = ingest_us
         self._ingest_day = day_of(ingest_us)
         self._first = state.size
-        self._find_leaf = find_leaf
-        self._find_sequence = find_sequence
         self._references: dict[str, bytes] = {}
         self._body_paths: dict[int, Path] = {}
 
@@ -95,14 +97,21 @@ class CommitPlan:
                 return Conflict(positions)
         return [self._add(candidate, earlier) for candidate in candidates]
 
-    def add_control(self, control: ControlRecord) -> Outcome:
+    def add_control(self, record: ControlRecord) -> Outcome:
         """Plan a control record."""
-        encoded = canonical.encode(control.document)
+        return self._add_document(record.kind, record.document, self._reference(record.organization_id))
+
+    def add_document(self, document: ControlDocument) -> Outcome:
+        """Plan a control document in the chain of the organization that it names, else in the operator's."""
+        org_ref: bytes | None = getattr(document, "org_ref", None)
+        return self._add_document(document.KIND, document.document(), org_ref or sections.OPERATOR_REFERENCE)
+
+    def _add_document(self, kind: int, document: JsonObject, org_ref: bytes) -> Outcome:
+        encoded = canonical.encode(document)
         self._append_content(self._files.shard.control, frame.encode_blob(BlobFrame(self._state.size, encoded)))
-        org_ref = self._reference(control.organization_id) if control.org_ref is None else control.org_ref
         commit = sections.control_commit(encoded)
-        sealed = self._append_leaf(control.kind, 0, NEVER, org_ref, 0, 0, commit)
-        self._state.apply_control(control.kind, control.document, sealed.index)
+        sealed = self._append_leaf(kind, 0, NEVER, org_ref, 0, 0, commit)
+        self._state.apply_control(kind, document, sealed.index)
         return Outcome(Status.SEALED, sealed)
 
     def add_heads(self) -> Outcome:
@@ -115,12 +124,12 @@ class CommitPlan:
         control = policy_record(tenancy, org_ref)
         present = self._state.policies.get(org_ref)
         if present is not None and present.document == control.document:
-            return Outcome(Status.DUPLICATE, Sealed(self._origin, present.leaf, self._leaf_at(present.leaf)))
+            return Outcome(Status.DUPLICATE, self._sealed_at(self._shard, present.leaf))
         return self.add_control(control)
 
     def _candidate(self, record: Record) -> _Candidate:
         org_ref = self._reference(record.tenancy.organization_id)
-        tag = hmac.digest(self._tag_key, record.content, "sha256")
+        tag = hmac.digest(self._identity.tag_key, record.content, "sha256")
         return _Candidate(record, org_ref, org_ref + record.record_id.encode(), tag)
 
     def _add(self, candidate: _Candidate, earlier: Mapping[bytes, Seen]) -> Outcome:
@@ -128,7 +137,7 @@ class CommitPlan:
         if first is None:
             return self._seal(candidate)
         if first.tag == candidate.tag:
-            return Outcome(Status.DUPLICATE, Sealed(self._origin, first.leaf, self._leaf_at(first.leaf)))
+            return Outcome(Status.DUPLICATE, self._sealed_at(first.shard, first.leaf))
         conflicting = self._candidate(
             quarantine_record(
                 candidate.record.tenancy,
@@ -155,18 +164,36 @@ class CommitPlan:
         position = candidate.record.position
         if seen is not None or position is None:
             return seen
-        ordinal = self._state.boots.get(self._boot(candidate))
-        if ordinal is None or position.sequence not in self._state.sequence(ordinal):
-            return None
-        index = self._find_sequence(ordinal, position.sequence)
-        return Seen(self._shard, index, self._tag_of(index, candidate))
+        place = self._find_sequence(self._boot(candidate), position.sequence)
+        return None if place is None else Seen(*place, self._tag_of(*place, candidate))
 
-    def _tag_of(self, index: int, candidate: _Candidate) -> bytes:
-        """Return the tag of what was sealed at `index`, where only the leaf still tells.
+    def _find_sequence(self, boot: Boot, sequence: int) -> tuple[str, int] | None:
+        """Return the shard and index of an emitter's event, recognised for ever by its place in the sequence."""
+        ordinal = self._ordinal(boot)
+        if ordinal is None:
+            return None
+        if sequence in self._state.sequence(ordinal):
+            index = self._leaf_files.find(self._shard, self._first, ordinal, sequence)
+            if index is None:
+                raise _sealed_just_now(ordinal, sequence)
+            return self._shard, index
+        holder = self._earlier.holder(ordinal, sequence)
+        if holder is None:
+            return None
+        index = self._leaf_files.find(holder.name, holder.size, ordinal, sequence)
+        return None if index is None else (holder.name, index)
+
+    def _ordinal(self, boot: Boot) -> int | None:
+        """Return the ordinal of a boot that was seen before, in this shard or an earlier one."""
+        ordinal = self._state.boots.get(boot)
+        return self._earlier.ordinal(boot) if ordinal is None else ordinal
+
+    def _tag_of(self, shard: str, index: int, candidate: _Candidate) -> bytes:
+        """Return the tag of what was sealed at a place, where only the leaf still tells.
 
         The record is the same exactly if its commitments are; they bind the salts, which a repeat carries.
         """
-        sealed = Leaf.unpack(self._leaf_at(index))
+        sealed = Leaf.unpack(self._sealed_at(shard, index).leaf)
         return candidate.tag if sealed.commit == candidate.record.commitments.event_commit() else b""
 
     def _seal(self, candidate: _Candidate) -> Outcome:
@@ -191,14 +218,15 @@ class CommitPlan:
         return Outcome(Status.SEALED if record.quarantined is None else Status.QUARANTINED, sealed)
 
     def _emitter(self, candidate: _Candidate) -> tuple[int, int]:
-        """Return the boot's ordinal and the sequence, announcing a boot that is seen for the first time."""
+        """Return the boot's ordinal and the sequence, announcing a boot that is new to the shard."""
         position = candidate.record.position
         if position is None:
             return 0, 0
         boot = self._boot(candidate)
         ordinal = self._state.boots.get(boot)
         if ordinal is None:
-            self.add_control(boot_record(self._state.last_ordinal + 1, boot, candidate.record))
+            known = self._earlier.ordinal(boot)
+            self.add_control(boot_record(known or self._state.last_ordinal + 1, boot, candidate.record))
             ordinal = self._state.boots[boot]
         seen = self._state.sequence(ordinal)
         if position.sequence in seen:
@@ -248,19 +276,27 @@ class CommitPlan:
             content = self.contents[path] = bytearray()
         content += encoded
 
-    def _leaf_at(self, index: int) -> bytes:
-        """Return a leaf of this plan or of the file."""
-        if index < self._first:
-            return self._find_leaf(index)
+    def _sealed_at(self, shard: str, index: int) -> Sealed:
+        """Return where a record stands, in this plan or in the files."""
+        if shard != self._shard or index < self._first:
+            return Sealed(self._identity.origin(shard), index, self._leaf_files.leaf(shard, index))
         position = (index - self._first) * LEAF_SIZE
-        return bytes(self.leaves[position : position + LEAF_SIZE])
+        return Sealed(self._origin, index, bytes(self.leaves[position : position + LEAF_SIZE]))
 
     def _reference(self, organization_id: str) -> bytes:
         reference = self._references.get(organization_id)
         if reference is None:
-            reference = sections.organization_reference(self._org_salt, organization_id)
+            reference = sections.organization_reference(self._identity.org_salt, organization_id)
             self._references[organization_id] = reference
         return reference
+
+
+def _sealed_just_now(ordinal: int, sequence: int) -> IntakeHalted:
+    return IntakeHalted(
+        f"Sequence {sequence} of emitter {ordinal} is being sealed in this very commit.",
+        remedy="Send it again.",
+        retry_after=_RETRY_AFTER,
+    )
 
 
 def policy_record(tenancy: Tenancy, org_ref: bytes) -> ControlRecord:

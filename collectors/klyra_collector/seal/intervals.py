@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class IntervalSet:
@@ -13,6 +17,17 @@ class IntervalSet:
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
+
+    @classmethod
+    def of(cls, intervals: Iterable[tuple[int, int]]) -> Self:
+        """Return the set of some intervals as `intervals` gives them; ValueError if they are not ascending pairs."""
+        made = cls()
+        for first, last in intervals:
+            if not (made._lasts[-1] if made._lasts else -1) < first <= last:
+                raise ValueError("intervals are not ascending")
+            made._firsts.append(first)
+            made._lasts.append(last)
+        return made
 
     def __contains__(self, number: int) -> bool:
         position = bisect_right(self._firsts, number) - 1

@@ -8,44 +8,43 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from klyra_audit.format import control
 from klyra_audit.format.checkpoint import Checkpoint
-from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
-from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
+from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen, Start
 from klyra_audit.timestamps import MICROSECONDS, day_of
 from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.errors import Conflict, IntakeHalted
 from klyra_collector.seal.clock import Clock, ClockGuard
+from klyra_collector.seal.closed import ClosedShard, EarlierShards, LeafFiles
 from klyra_collector.seal.commit import CommitPlan
+from klyra_collector.seal.consent import read_consent
 from klyra_collector.seal.files import ShardFiles
 from klyra_collector.seal.heads import heads_are_due
 from klyra_collector.seal.identity import load_identity
 from klyra_collector.seal.lock import LedgerLock
-from klyra_collector.seal.reader import LedgerReader, shard_order
+from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
 from klyra_collector.seal.recent_catch_up import catch_up
 from klyra_collector.seal.recovery import Recovered, recover
+from klyra_collector.seal.shards import CLOSE, find_shards, first_documents, load_earlier, shard_year, year_of
 from klyra_collector.seal.signing import CheckpointSigner, Unsigned
-from klyra_collector.stages import ControlRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.note import SigningKey
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.seal.durable import Disk
     from klyra_collector.seal.identity import Identity
-    from klyra_collector.stages import Outcome, Submission, Tenancy
+    from klyra_collector.stages import ControlRecord, Outcome, Submission, Tenancy
 
 _HALTED = "The ledger's disk failed; intake pauses until it can be written again."
 _RETRY_AFTER = 5.0
-_SEARCH_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +84,17 @@ class Ledger:
         self.identity: Identity = load_identity(
             data, disk, ledger_name=options.ledger_name, collector_id=options.collector_id
         )
-        self._shard = _current_shard(data, clock)
-        self._key: SigningKey = self.identity.signing_key(self._shard.root.name)
-        self._files = ShardFiles(disk, data, self._shard)
+        self._leaf_files = LeafFiles(data.ledger)
         self._halted: str | None = None
         self._before: tuple[int, Mapping[str, int]] = (0, {})
         self._undo: tuple[int, Mapping[str, int]] | None = None
-        self.signer = CheckpointSigner(self._shard, disk, clock, [self._key])
-        self.recovered: Recovered = self._recover()
-        self.signer.load()
-        self._state = self.recovered.state
-        today = day_of(max(self._state.last_us, clock.wall_us()))
+        found = find_shards(data, clock.wall_us())
+        self.earlier: EarlierShards = load_earlier(found)
+        self._enter(found.current)
+        last_us = max(self._state.last_us, self.earlier.last_us)
+        today = day_of(max(last_us, clock.wall_us()))
         self._recent = RecentIds(data.recent, today, options.recognised_days)
-        self._guard = ClockGuard(clock, self._state.last_us, options.confirm_clock)
+        self._guard = ClockGuard(clock, last_us, options.confirm_clock)
 
     @classmethod
     def open(cls, data: DataDirectory, disk: Disk, clock: Clock, options: LedgerOptions) -> Self:
@@ -148,9 +145,11 @@ class Ledger:
     def begin(self) -> None:
         """Let followers read what was recovered, then seal START and whatever is not announced yet."""
         self._files.publish_committed(self._state.size)
-        self._catch_up()
-        self._disk.replace(self._data.keys / "collector.vkey", f"{self.vkey}\n".encode())
-        self.commit_controls(self._opening_records())
+        self._catch_up(self.earlier.shards)
+        if self._state.closed is None:
+            self._seal_first_documents(self._guard.ingest_us())
+        else:
+            self._go_on_in_next_shard(self._guard.ingest_us())
         self.sign()
 
     def close(self) -> None:
@@ -242,7 +241,7 @@ class Ledger:
         try:
             if self._undo is not None:
                 self._files.roll_back(*self._undo)
-            self.recovered = self._recover()
+            self.recovered = self._recover(self._shard, self._key)
         except OSError as error:
             self._halt(error)
             raise self._halt_error() from error
@@ -253,10 +252,6 @@ class Ledger:
         self._catch_up()
         self._halted = None
 
-    def _catch_up(self) -> None:
-        with contextlib.closing(LedgerReader(self._data.ledger)) as reader:
-            catch_up(self._recent, reader, self.origin, self._state.size, self.identity.tag_key)
-
     def forget_file(self, path: Path) -> None:
         """Close a frame file that is going to be deleted or replaced, so that its space is free afterwards."""
         self._files.forget(path)
@@ -265,19 +260,91 @@ class Ledger:
         if self._halted is not None:
             raise self._halt_error()
         ingest_us = self._guard.ingest_us()
+        self._turn_year(ingest_us)
+        return self._plan_at(ingest_us)
+
+    def _plan_at(self, ingest_us: int) -> CommitPlan:
         self._before = (self._state.size, self._files.lengths())
         return CommitPlan(
             state=self._state,
             recent=self._recent,
             files=self._files,
-            origin=self.origin,
-            shard=self._shard.root.name,
-            org_salt=self.identity.org_salt,
-            tag_key=self.identity.tag_key,
+            identity=self.identity,
+            earlier=self.earlier,
+            leaf_files=self._leaf_files,
             ingest_us=ingest_us,
-            find_leaf=self._leaf_at,
-            find_sequence=self._find_sequence,
         )
+
+    def _turn_year(self, ingest_us: int) -> None:
+        """Seal what must come before a commit of this time: a shard's end, the first documents of the next one.
+
+        What a crash leaves behind after each step is said in `shards.py`; what a failing disk leaves, the next
+        commit goes on with.
+        """
+        try:
+            if not self._begun:
+                self._seal_first_documents(ingest_us)
+            if self._state.closed is None and year_of(ingest_us) > shard_year(self._shard):
+                self._close_shard(str(year_of(ingest_us)), ingest_us)
+            if self._state.closed is not None:
+                self._go_on_in_next_shard(ingest_us)
+        except OSError as error:
+            self._halt(error)
+            raise self._halt_error() from error
+
+    def _close_shard(self, next_shard: str, ingest_us: int) -> None:
+        """Seal the shard's last two records: HEADS, under which everyone's newest record stays provable, and SHARD."""
+        key = self.identity.next_shard_key(next_shard)  # durable before it is named
+        close = ShardClose(self.identity.origin(next_shard), key.vkey)
+        plan = self._plan_at(ingest_us)
+        self._write(plan, lambda: [plan.add_heads(), plan.add_document(close)])
+
+    def _go_on_in_next_shard(self, ingest_us: int) -> None:
+        """Sign the closed shard's end and open the one it names. Every step may be repeated."""
+        closed = self._state.closed
+        assert closed is not None  # noqa: S101 - callers have looked
+        self.sign()
+        self.signer.keep(CLOSE, self._shard.checkpoint.read_bytes())
+        ended = ClosedShard.of(self._shard.root.name, self._state)
+        self._disk.replace(self._shard.sequences, ended.encode())
+        opened = ShardOpen(self.origin, self._state.size, self._state.frontier.root(), REASON_YEAR)
+        files = self._files
+        self.earlier = EarlierShards((*self.earlier.shards, ended))
+        self._enter(ShardDirectory(self._data.ledger / closed.next_origin.rpartition("/")[2]), opened)
+        files.close()
+        self._seal_first_documents(ingest_us)
+
+    def _enter(self, shard: ShardDirectory, opened: ShardOpen | None = None) -> None:
+        """Take up a shard: recover it and write to it from now on. Nothing changes if that fails."""
+        key: SigningKey = self.identity.signing_key(shard.root.name)
+        signer = CheckpointSigner(shard, self._disk, self._clock, [key])
+        recovered = self._recover(shard, key)
+        signer.load()
+        consent = read_consent(shard)
+        self._files = ShardFiles(self._disk, self._data, shard)
+        self._shard = shard
+        self._key = key
+        self.signer = signer
+        self.recovered: Recovered = recovered
+        self._state = recovered.state
+        self._opened = opened if consent is None else consent.opened
+        self._consented = None if consent is None else consent.recovered
+        self._begun = False
+
+    def _seal_first_documents(self, ingest_us: int) -> None:
+        self._disk.replace(self._data.keys / "collector.vkey", f"{self.vkey}\n".encode())
+        plan = self._plan_at(ingest_us)
+        documents = first_documents(
+            self._state,
+            opened=self._opened,
+            start=self._start(),
+            earlier=self.earlier,
+            vkeys=[self.vkey],
+            collector_id=self.identity.collector_id,
+            schemas=self._options.schemas,
+        )
+        self._write(plan, lambda: [plan.add_document(document) for document in documents])
+        self._begun = True
 
     def _write(self, plan: CommitPlan, fill: Callable[[], list[_Answer]]) -> list[_Answer]:
         """Fill the plan and write it: content first, then leaves, then the size followers may read."""
@@ -297,62 +364,35 @@ class Ledger:
         self._guard.sealed(self._state.last_us)
         return answers
 
-    def _recover(self) -> Recovered:
+    def _recover(self, shard: ShardDirectory, key: SigningKey) -> Recovered:
         now = datetime.fromtimestamp(self._clock.wall_us() / MICROSECONDS, UTC).strftime("%Y%m%dT%H%M%SZ")
-        key = self._key.verifying_key
-        return recover(self._data, self._shard, key, self._disk, now=now, on_progress=self._options.on_progress)
+        verifying = key.verifying_key
+        recovered = recover(self._data, shard, verifying, self._disk, now=now, on_progress=self._options.on_progress)
+        state = recovered.state
+        state.last_ordinal = max(state.last_ordinal, self.earlier.last_ordinal)
+        return recovered
 
-    def _opening_records(self) -> list[ControlRecord]:
-        """Return START, then the collector's key and the schemas that the ledger does not announce yet."""
+    def _catch_up(self, earlier: Sequence[ClosedShard] = ()) -> None:
+        """Note the recent ids that the file does not have, of this shard and of earlier ones that are recent too."""
+        tag_key = self.identity.tag_key
+        with contextlib.closing(LedgerReader(self._data.ledger)) as reader:
+            for shard in earlier:
+                if day_of(shard.last_us) >= self._recent.first_day:
+                    catch_up(self._recent, reader, self.identity.origin(shard.name), shard.size, tag_key)
+            catch_up(self._recent, reader, self.origin, self._state.size, tag_key)
+
+    def _start(self) -> Start:
+        """Return START, with what this start had to cut or, in a shard opened after a disaster, what was agreed to."""
         cut = self.recovered.cut
-        start: JsonObject = {
-            "type": "start",
-            "software": self._options.software,
-            "clock_source": self._clock_source(),
-            "org_salt_sha256": hashlib.sha256(self.identity.org_salt).hexdigest(),
-            "recovered": None if cut is None else {"size": cut.size, "cut": cut.count, "reason": cut.reason},
-        }
-        records = [_operator_record(Kind.START, start)]
-        if self.vkey not in self._state.collector_vkeys:
-            key: JsonObject = {
-                "type": "key",
-                "ordinal": self._state.last_ordinal + 1,
-                "emitter_id": self.identity.collector_id,
-                "boot": None,
-                "vkey": self.vkey,
-                "org_ref": None,
-                "revoked_after_seq": None,
-            }
-            records.append(_operator_record(Kind.KEY, key))
-        for schema_id, digest in sorted(self._options.schemas.items()):
-            if self._state.schemas.get(schema_id) != digest:
-                document: JsonObject = {"type": "schema", "id": schema_id, "sha256": digest}
-                records.append(_operator_record(Kind.SCHEMA, document))
-        return records
+        recovered = None if cut is None else control.Recovered(cut.size, cut.count, cut.reason)
+        if self._consented is not None and not self._state.started:
+            recovered = self._consented
+        org_salt = hashlib.sha256(self.identity.org_salt).digest()
+        return Start(self._options.software, self._clock_source(), org_salt, recovered)
 
     def _clock_source(self) -> str:
         source = "synchronised" if self._clock.synchronised() else "not synchronised"
         return f"{source}, confirmed by the operator" if self._options.confirm_clock else source
-
-    def _leaf_at(self, index: int) -> bytes:
-        with self._shard.leaves.open("rb") as file:
-            return os.pread(file.fileno(), LEAF_SIZE, index * LEAF_SIZE)
-
-    def _find_sequence(self, ordinal: int, sequence: int) -> int:
-        """Return the index of an emitter's event that the recent ids no longer know; a rare, linear search."""
-        step = _SEARCH_BYTES // LEAF_SIZE
-        with self._shard.leaves.open("rb") as file:
-            for start in range(0, self._state.size, step):
-                block = os.pread(file.fileno(), step * LEAF_SIZE, start * LEAF_SIZE)
-                for position in range(len(block) // LEAF_SIZE):
-                    leaf = Leaf.unpack(block[position * LEAF_SIZE : (position + 1) * LEAF_SIZE])
-                    if (leaf.emitter, leaf.emitter_seq) == (ordinal, sequence):
-                        return start + position
-        raise IntakeHalted(
-            f"Sequence {sequence} of emitter {ordinal} is being sealed in this very commit.",
-            remedy="Send it again.",
-            retry_after=_RETRY_AFTER,
-        )
 
     def _halt(self, error: BaseException) -> None:
         self._halted = f"{_HALTED} ({error})"
@@ -364,16 +404,3 @@ class Ledger:
             retry_after=_RETRY_AFTER,
             code="disk_failed",
         )
-
-
-def _operator_record(kind: Kind, document: JsonObject) -> ControlRecord:
-    return ControlRecord(kind, document, OPERATOR_ORGANIZATION_ID)
-
-
-def _current_shard(data: DataDirectory, clock: Clock) -> ShardDirectory:
-    """Return the newest shard; the year's first one in an empty ledger."""
-    shards = [path for path in data.ledger.iterdir() if path.is_dir() and path.name[0].isdigit()]
-    if shards:
-        return ShardDirectory(max(shards, key=shard_order))
-    year = datetime.fromtimestamp(clock.wall_us() / MICROSECONDS, UTC).year
-    return ShardDirectory(data.ledger / str(year))

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING
 from klyra_audit.format import canonical, frame
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import FormatError
-from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_audit.timestamps import MICROSECONDS
-from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.seal.files import COMMITTED
-from klyra_collector.seal.reader import shard_order
+from klyra_collector.seal.shards import leaf_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from klyra_audit.format.canonical import JsonObject
-    from klyra_collector.data_directory import DataDirectory
+    from klyra_collector.data_directory import ShardDirectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +51,13 @@ class ShardOverview:
     kept: tuple[str, ...]
 
 
-def shards_of(data: DataDirectory) -> list[ShardDirectory]:
-    """Return every shard of a data directory, oldest first."""
-    if not data.ledger.exists():
-        return []
-    folders = [path for path in data.ledger.iterdir() if path.is_dir() and path.name[0].isdigit()]
-    return [ShardDirectory(path) for path in sorted(folders, key=shard_order)]
-
-
 def overview(shard: ShardDirectory) -> ShardOverview:
     """Look at one shard; what cannot be read is left out."""
     controls = control_documents(shard)
     roles = {document["role"]: document for document in controls if document.get("type") == "shard"}
     return ShardOverview(
         name=shard.root.name,
-        leaves=shard.leaves.stat().st_size // LEAF_SIZE if shard.leaves.exists() else 0,
+        leaves=leaf_count(shard),
         committed=_committed(shard.committed),
         head=read_head(shard.checkpoint),
         signed_us=int(shard.checkpoint.stat().st_mtime * MICROSECONDS) if shard.checkpoint.exists() else None,
@@ -92,7 +82,7 @@ def control_documents(shard: ShardDirectory) -> list[JsonObject]:
     documents: list[JsonObject] = []
     with contextlib.suppress(OSError, FormatError):  # a torn end is a commit that is being written right now
         for _, _, blob in frame.read_blob_frames(shard.control.read_bytes()):
-            documents.append(canonical.parse_canonical(blob.payload))  # noqa: PERF401 - what was read so far counts
+            documents.append(canonical.parse_canonical(blob.payload))
     return documents
 
 
