@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from klyra_audit.format.control import Expiry, Extend, Hold, PolicyRecord, Release
 from klyra_audit.timestamps import day_of
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from klyra_audit.format.control import ControlDocument, Ranges
 
 
+HELD: Final = "held"  # the folder of bodies that only a hold keeps
+
+
 class Place(NamedTuple):
-    """Where a record stands among all shards: the shard's number, oldest 0, and the index in it. Orders by time."""
+    """Where a record stands among all shards: the shard's number, oldest 0, and its number there. Orders by time."""
 
     shard: int
-    index: int
+    number: int
 
 
 class AgedLeaf(Protocol):
@@ -141,14 +144,18 @@ class RetentionFacts:
 
     def effective_day(self, log: str, leaf: AgedLeaf, before: Place | None = None) -> int:
         """Return the first day on which a body may be absent: by its leaf, or by an EXTEND sealed before a place."""
-        kept = self._kept.get((log, leaf.org_ref), _NOTHING)
-        sealed = day_of(leaf.ingest_us) + 1
-        extended = (
-            sealed + extension.days
-            for extension in kept.extensions
-            if extension.first <= leaf.org_seq <= extension.last and (before is None or extension.place < before)
+        days = (
+            day_of(leaf.ingest_us) + 1 + extension.days
+            for extension in self._extensions(log, leaf)
+            if before is None or extension.place < before
         )
-        return max(leaf.expire_day, *extended, 0)
+        return max((leaf.expire_day, *days))
+
+    def folders(self, log: str, leaf: AgedLeaf) -> tuple[str, ...]:
+        """Return the folders of bodies, beside its own day's, in which a body may be filed by now."""
+        days = (day_of(leaf.ingest_us) + 1 + extension.days for extension in self._extensions(log, leaf))
+        held = (HELD,) if leaf.org_ref in self._holds_of else ()
+        return (*held, *sorted({str(day) for day in days if day > leaf.expire_day}))
 
     def is_named(self, log: str, leaf: AgedLeaf) -> bool:
         """Say whether an EXPIRY has named a body: it was due by the record's day, and is not among its held ones."""
@@ -188,7 +195,12 @@ class RetentionFacts:
     def newest_expiry(self, log: str) -> tuple[str, int, int] | None:
         """Return (origin, index, cutoff day) of the newest EXPIRY about a shard; None without one."""
         newest = self._newest.get(log)
-        return None if newest is None else (newest[1], newest[0].index, newest[2].cutoff_day)
+        return None if newest is None else (newest[1], newest[0].number, newest[2].cutoff_day)
+
+    def _extensions(self, log: str, leaf: AgedLeaf) -> Iterator[_Extension]:
+        for extension in self._kept.get((log, leaf.org_ref), _NOTHING).extensions:
+            if extension.first <= leaf.org_seq <= extension.last:
+                yield extension
 
     def _of(self, log: str, org_ref: bytes) -> _Kept:
         return self._kept.setdefault((log, org_ref), _Kept())

@@ -15,6 +15,7 @@ from klyra_audit.format import control
 from klyra_audit.format.control import MAX_RANGES, Expiry
 from klyra_audit.format.leaf import LEAF_SIZE, Kind
 from klyra_audit.timestamps import MICROSECONDS, SECONDS_PER_DAY
+from klyra_collector.seal.expiry_facts import HELD
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from klyra_audit.format.frame import Buffer
     from klyra_collector.seal.expiry_facts import AgedLeaf, RetentionFacts
 
-HELD = "held"
 LEAVES_AT_ONCE = 8192  # some 10 ms of work, so that whoever runs this can do something else in between
 
 _DAY_US = SECONDS_PER_DAY * MICROSECONDS

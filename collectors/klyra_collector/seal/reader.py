@@ -16,6 +16,7 @@ from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import FRAMES, ShardDirectory
 from klyra_collector.errors import LedgerDamaged
+from klyra_collector.seal.expiry_controls import ControlLog
 from klyra_collector.seal.files import COMMITTED
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class LedgerReader:
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
         self._shards: dict[str, _ShardReader] = {}
+        self._retention = ControlLog(self)
 
     def origins(self) -> list[str]:
         """Return the origins of all shards, oldest first; none before the first start."""
@@ -79,6 +81,10 @@ class LedgerReader:
         """Return the index of the first record of a shard sealed on a UTC day (since 1970) or later."""
         return self._shard(origin).first_of_day(day)
 
+    def controls(self, origin: str, start: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` committed control documents from index `start` on, as (index, canonical bytes)."""
+        return self._shard(origin).controls(start, limit)
+
     def close(self) -> None:
         """Close all files."""
         for shard in self._shards.values():
@@ -89,7 +95,7 @@ class LedgerReader:
         shard = self._shards.get(origin)
         if shard is None:
             directory = ShardDirectory(self._ledger / origin.rpartition("/")[2])
-            shard = self._shards[origin] = _ShardReader(origin, directory)
+            shard = self._shards[origin] = _ShardReader(origin, directory, self._retention)
         return shard
 
 
@@ -100,11 +106,14 @@ def shard_order(path: Path) -> tuple[int, int]:
 
 
 class _ShardReader:
-    def __init__(self, origin: str, directory: ShardDirectory) -> None:
+    def __init__(self, origin: str, directory: ShardDirectory, retention: ControlLog) -> None:
         self._origin = origin
         self._directory = directory
-        self._bodies: dict[int, _BodyFile] = {}
+        self._retention = retention
+        self._bodies: dict[str, _BodyFile] = {}
         self._controls = _ControlFile(directory.control)
+        self._scan = _ControlScan(directory.control)
+        self._is_fresh = False
 
     def close(self) -> None:
         for bodies in self._bodies.values():
@@ -115,10 +124,17 @@ class _ShardReader:
         encoded = self._directory.committed.read_bytes()
         return int(COMMITTED.unpack(encoded)[0]) if len(encoded) == COMMITTED.size else 0
 
+    def controls(self, start: int, limit: int) -> list[tuple[int, bytes]]:
+        try:
+            return self._scan.read(start, limit, self.committed())
+        except FormatError as error:
+            raise LedgerDamaged(f"{self._directory.control} is damaged: {error}.", remedy=_REMEDY) from error
+
     def read(self, start: int, limit: int) -> list[SealedRecord]:
         count = min(limit, self.committed() - start)
         if count <= 0:
             return []
+        self._is_fresh = False
         with self._directory.leaves.open("rb") as file:
             block = os.pread(file.fileno(), count * LEAF_SIZE, start * LEAF_SIZE)
         if len(block) != count * LEAF_SIZE:
@@ -147,33 +163,58 @@ class _ShardReader:
         try:
             leaf = Leaf.unpack(encoded)
             if Kind(leaf.kind).has_body:
-                return SealedRecord(self._origin, index, encoded, leaf, self._body(index, leaf.expire_day), None)
+                return SealedRecord(self._origin, index, encoded, leaf, self._body(index, leaf), None)
             return SealedRecord(self._origin, index, encoded, leaf, None, self._controls.find(index))
         except (FormatError, KeyError) as error:
             raise LedgerDamaged(f"Record {index} of {self._origin} cannot be read: {error}.", remedy=_REMEDY) from error
 
-    def _body(self, index: int, expire_day: int) -> BodyFrame | None:
-        bodies = self._bodies.get(expire_day)
+    def _body(self, index: int, leaf: Leaf) -> BodyFrame | None:
+        body = self._body_in(str(leaf.expire_day), index)
+        return self._moved(index, leaf) if body is None else body
+
+    def _moved(self, index: int, leaf: Leaf) -> BodyFrame | None:
+        """Look for a body whose day's file is gone where expiry puts what is extended or held."""
+        if not self._is_fresh:
+            self._retention.catch_up()
+            self._is_fresh = True
+        for folder in self._retention.facts.folders(self._origin, leaf):
+            try:
+                body = self._body_in(folder, index)
+            except BodyMissing:
+                continue
+            if body is not None:
+                return body
+        return None
+
+    def _body_in(self, folder: str, index: int) -> BodyFrame | None:
+        bodies = self._bodies.get(folder)
         if bodies is None:
-            path = self._directory.bodies / str(expire_day) / FRAMES
-            bodies = self._bodies[expire_day] = _BodyFile(path)
+            bodies = self._bodies[folder] = _BodyFile(self._directory.bodies / folder / FRAMES)
         return bodies.find(index)
 
     def _drop_idle(self, records: list[SealedRecord]) -> None:
         """Close files of days that this read did not touch; a follower at the end needs a handful."""
-        used = {record.leaf.expire_day for record in records}
-        for day in [day for day in self._bodies if day not in used]:
-            self._bodies.pop(day).close()
+        used = {str(record.leaf.expire_day) for record in records}
+        for folder in [folder for folder in self._bodies if folder not in used]:
+            self._bodies.pop(folder).close()
+
+
+class BodyMissing(FormatError):  # noqa: N818 - read as what it found
+    """A file of bodies that has not the one asked for."""
 
 
 class _BodyFile:
-    """One day's bodies, read forward. Asking for an earlier index starts again from the beginning."""
+    """One day's bodies, read forward. Asking for an earlier index starts again from the beginning.
+
+    What expiry appended because it is extended or held may stand behind greater indexes; it is looked up.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._mapped: mmap.mmap | None = None
         self._offset = 0
         self._last = -1
+        self._appended: tuple[int, dict[int, int]] = (0, {})
 
     def close(self) -> None:
         if self._mapped is not None:
@@ -181,7 +222,7 @@ class _BodyFile:
             self._mapped = None
 
     def find(self, index: int) -> BodyFrame | None:
-        """Return the body of a leaf; None if the file is gone; FormatError if the body is not in it."""
+        """Return the body of a leaf; None if the file is gone; BodyMissing if the body is not in it."""
         if index <= self._last:
             self._offset, self._last = 0, -1
         try:
@@ -189,16 +230,42 @@ class _BodyFile:
             return self._forward(index)
         except FileNotFoundError:
             return None
+        except BodyMissing:
+            offset = self._find_appended(index)
+            if offset is None:
+                raise
+            return frame.read_body(self._buffer(), offset)[1]
+
+    def _find_appended(self, index: int) -> int | None:
+        """Return where a frame stands that is behind one of a greater index; None if there is no such frame."""
+        self._offset, self._last = 0, -1
+        self._map(grown=True)
+        buffer = self._buffer()
+        length, found = self._appended
+        if length != len(buffer):
+            found = {}
+            offset, highest = 0, -1
+            while offset < len(buffer):
+                header = frame.read_body_header(buffer, offset)
+                if header.index < highest:
+                    found[header.index] = offset
+                highest = max(highest, header.index)
+                offset = header.end
+            self._appended = len(buffer), found
+        return found.get(index)
+
+    def _buffer(self) -> frame.Buffer:
+        assert self._mapped is not None  # noqa: S101 - _map either maps or raises
+        return self._mapped  # type: ignore[return-value] # an mmap slices to bytes
 
     def _forward(self, index: int) -> BodyFrame:
         while True:
             if self._mapped is None or self._offset >= len(self._mapped):
                 self._map(grown=True)
-            assert self._mapped is not None  # noqa: S101 - _map either maps or raises
-            buffer: frame.Buffer = self._mapped  # type: ignore[assignment] # an mmap slices to bytes
+            buffer = self._buffer()
             header = frame.read_body_header(buffer, self._offset)
             if header.index > index:
-                raise FormatError(f"its body is missing in {self._path}")
+                raise BodyMissing(f"its body is missing in {self._path}")
             if header.index == index:
                 self._offset, body = frame.read_body(buffer, self._offset)
                 self._last = index
@@ -211,7 +278,7 @@ class _BodyFile:
         with self._path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             if length <= self._offset:
-                raise FormatError(f"its body is missing at the end of {self._path}")
+                raise BodyMissing(f"its body is missing at the end of {self._path}")
             self.close()
             self._mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
 
@@ -244,3 +311,33 @@ class _ControlFile:
         else:
             read = len(buffer)
         self._offset += read
+
+
+class _ControlScan:
+    """Control documents as they were sealed, read on from where the last reading ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next = 0
+        self._offset = 0
+
+    def read(self, start: int, limit: int, committed: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` documents from index `start` on, below `committed`; FrameError if one is damaged."""
+        if start < self._next:
+            self._next, self._offset = 0, 0
+        found: list[tuple[int, bytes]] = []
+        if self._path.stat().st_size <= self._offset:
+            return found
+        with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            buffer: frame.Buffer = mapped  # type: ignore[assignment] # an mmap slices to bytes
+            try:
+                for _, end, blob in frame.read_blob_frames(buffer, self._offset):
+                    if blob.index >= committed or len(found) == limit:
+                        break
+                    if blob.index >= start:
+                        found.append((blob.index, blob.payload))
+                    self._next, self._offset = blob.index + 1, end
+            except FrameError as error:
+                if not error.torn:  # a torn tail is a commit being written right now
+                    raise
+        return found
