@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 Group = Literal["moderation", "administrative", "system"]
 
 ENTRY_SCHEMA: Final = f"{SCHEMA}#entry"
-CONTROL_KINDS: Final = ("start", "key", "policy", "schema")
+CONTROL_KINDS: Final = (
+    *("start", "key", "policy", "schema", "shard", "heads", "expiry", "erasure", "extend", "hold", "release", "export"),
+)
 
 _FIXED_TO_THE_ACTOR = ("/metadata/client_ip", "/metadata/user_agent")
 _OWN = "https://schemas.klyra.io/audit/1/own/"  # so that ../entry.schema.json means the same as in the product's files

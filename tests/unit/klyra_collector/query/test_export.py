@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klyra_collector.query.export import COLUMNS, RENDERINGS, row_of
+from klyra_audit.format.rendering import COLUMNS, row_of
+from klyra_collector.query.export import RENDERINGS
 from support.entries import document, entry_of
 
 if TYPE_CHECKING:
