@@ -1,0 +1,1 @@
+"""Having checkpoints cosigned by independent witnesses, and being one for others."""

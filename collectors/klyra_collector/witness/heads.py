@@ -1,0 +1,118 @@
+"""The checkpoints that are due to be cosigned, and the proofs that go with them, read from the ledger's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from klyra_audit.format import merkle, note
+from klyra_audit.format.checkpoint import Checkpoint
+from klyra_audit.format.errors import FormatError
+from klyra_audit.format.merkle import HASH_SIZE
+from klyra_collector.data_directory import ShardDirectory
+from klyra_collector.errors import LedgerDamaged
+from klyra_collector.witnessed import witnessed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from klyra_audit.format.keys import SigningKey
+    from klyra_audit.format.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A published checkpoint of ours.
+
+    Attributes:
+        shard: whose.
+        checkpoint: what it says.
+        encoded: the note with the log's own signature lines and no others.
+        vkey: the shard's verifier key line, where it is known.
+    """
+
+    shard: ShardDirectory
+    checkpoint: Checkpoint
+    encoded: bytes
+    vkey: str | None = None
+
+    def signed_also_by(self, key: SigningKey, now: int) -> Head:
+        """Return it with one more signature of the log's own, a cosignature with a time."""
+        line = key.signature_line(self.checkpoint.text(), now)
+        return replace(self, encoded=note.append_lines(self.encoded, [line]))
+
+
+def published_head(shard: ShardDirectory, vkey: str | None = None) -> Head | None:
+    """Return the newest published checkpoint of a shard; None while there is none, or an empty one.
+
+    Raises:
+        LedgerDamaged: there is one that cannot be read.
+    """
+    try:
+        encoded = shard.checkpoint.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        text = encoded.decode().rpartition("\n\n")[0] + "\n"
+        checkpoint = Checkpoint.parse(text)
+        lines = [line for line in note.signature_lines(encoded) if line.startswith(f"\u2014 {checkpoint.origin} ")]
+    except (FormatError, UnicodeDecodeError) as error:
+        raise LedgerDamaged(
+            f"{shard.checkpoint} is no checkpoint.", remedy="Restart the collector; it signs a new one."
+        ) from error
+    if checkpoint.size == 0:
+        return None
+    return Head(shard=shard, checkpoint=checkpoint, encoded=f"{text}\n{''.join(lines)}".encode(), vkey=vkey)
+
+
+def due_heads(ledger: Path, current: str, vkey: str, policy: Policy) -> list[Head]:
+    """Return the checkpoint of the open shard, and those of closed ones whose last a quorum has not cosigned.
+
+    The open shard's is due each time, grown or not: a cosignature also says when.
+
+    Args:
+        ledger: the folder of shards.
+        current: name of the open shard.
+        vkey: its verifier key line.
+        policy: whose quorum counts.
+    """
+    heads = []
+    for shard in sorted(path for path in ledger.iterdir() if path.is_dir() and path.name[0].isdigit()):
+        is_open = shard.name == current
+        head = published_head(ShardDirectory(shard), vkey if is_open else None)
+        if head is not None and (is_open or not _is_witnessed(head, policy)):
+            heads.append(head)
+    return heads
+
+
+def consistency_proof(head: Head, old_size: int) -> tuple[bytes, ...]:
+    """Return the RFC 6962 proof that a head continues its shard's first `old_size` leaves; empty where none is needed.
+
+    It is checked here first, so that files damaged on this side never look like a rewritten history to a witness.
+
+    Raises:
+        LedgerDamaged: the flat hashes give no proof, or not one that leads to the head.
+    """
+    size = head.checkpoint.size
+    if old_size in (0, size):
+        return ()
+
+    def read(level: int, first: int, count: int) -> bytes:
+        with head.shard.hashes(level).open("rb") as file:
+            file.seek(first * HASH_SIZE)
+            return file.read(count * HASH_SIZE)
+
+    try:
+        proof = merkle.consistency_proof_from(read, old_size, size)
+        merkle.verify_consistency(old_size, merkle.root_from(read, old_size), size, head.checkpoint.root, proof)
+    except (OSError, FormatError) as error:
+        raise LedgerDamaged(
+            f"The hashes of {head.checkpoint.origin} give no proof from {old_size} to {size}: {error}.",
+            remedy="Restart the collector; it writes them again from the leaves.",
+        ) from error
+    return tuple(proof)
+
+
+def _is_witnessed(head: Head, policy: Policy) -> bool:
+    seen = witnessed(head.shard, policy)
+    return seen is not None and seen.size >= head.checkpoint.size
