@@ -9,24 +9,27 @@ from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import FormatError
 from klyra_audit.format.leaf import Flag, Kind
 from klyra_audit.format.sections import ABSENT, OPERATOR_REFERENCE
-from klyra_collector.verify.verdicts import Verdict
+from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.frame import BlobFrame, BodyFrame
     from klyra_audit.format.leaf import Leaf
 
+__all__ = [
+    "BodyChecker",
+    "BodyJudgement",
+    "ControlFacts",
+    "ControlJudgement",
+    "Problem",
+    "Quarantined",
+    "check_control",
+]
+
 _DIGEST_BYTES: Final = 32
 _HAS_ACTOR: Final = Flag.HAS_ACTOR.value  # plain numbers, since a flag's operators cost more than a hash
 _HAS_TARGET: Final = Flag.HAS_TARGET.value
 _CONTROL_TYPES: Final = {kind: kind.name.lower() for kind in Kind if not kind.has_body}
-
-
-class Problem(NamedTuple):
-    """A verdict on one content, with its reason."""
-
-    verdict: Verdict
-    reason: str
 
 
 _UNCHECKED_EVIDENCE: Final = Problem(

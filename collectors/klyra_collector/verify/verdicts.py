@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Verdict(StrEnum):
@@ -101,6 +102,13 @@ MEANINGS = {
     Verdict.PLAN_MISMATCH: "it would be kept for another time than the organization's policy says",
     Verdict.UNVERIFIABLE: "could not be checked, which is never counted as intact",
 }
+
+
+class Problem(NamedTuple):
+    """A verdict on one record, with its reason."""
+
+    verdict: Verdict
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
