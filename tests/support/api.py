@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pytest
     from starlette.types import ASGIApp
 
+    from klyra_collector.query.services import PublicLog
+
 OTHER = "org_other"
 OPERATOR = Actor.system("tests")
 ADA = {"type": "user", "id": "usr_1,ada", "name": "Ada"}
@@ -101,10 +103,20 @@ class Api:
 
 
 @contextmanager
-def running_api(folder: Path, dashboard: Any = None, policies: Policies | None = None) -> Iterator[Api]:
-    """Run the API until the block ends, with the organizations Acme (startup) and Other (enterprise)."""
+def running_api(
+    folder: Path,
+    dashboard: Any = None,
+    policies: Policies | None = None,
+    *,
+    ledger: Any = None,
+    public_log: PublicLog | None = None,
+) -> Iterator[Api]:
+    """Run the API until the block ends, with the organizations Acme (startup) and Other (enterprise).
+
+    It follows a ledger in memory, or the one given; `public_log` is what it publishes and proves.
+    """
     clock = Clock()
-    catalog, policies, ledger = Catalog.load(), policies or Policies.load(), MemoryLedger()
+    catalog, policies, ledger = Catalog.load(), policies or Policies.load(), ledger or MemoryLedger()
     registry = Registry.open(f"sqlite:///{folder / 'registry.sqlite'}", catalog, clock=clock)
     store = SqliteStore.open(folder / "store.sqlite")
     registry.create_organization(ACME, "startup", by=OPERATOR)
@@ -118,6 +130,7 @@ def running_api(folder: Path, dashboard: Any = None, policies: Policies | None =
         clock=clock,
         cursor_key=bytes(32),
         store_lag=LagMeter(ledger, store, clock).measure,
+        public_log=public_log,
     )
     try:
         with serving(app) as url:

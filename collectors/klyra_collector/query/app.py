@@ -12,7 +12,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.query import account, entries, exports, operation, problems, sessions
+from klyra_collector.query import account, entries, exports, log, operation, problems, proofs, sessions
 from klyra_collector.query.cursor import CursorCodec
 from klyra_collector.query.dashboard import routes_of
 from klyra_collector.query.headers import PrivateAnswers
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from klyra_audit.catalog import Catalog
+    from klyra_collector.query.services import PublicLog
     from klyra_collector.registry import Registry
     from klyra_collector.registry.policies import Policies
     from klyra_collector.store.lag import Lag
@@ -47,6 +48,7 @@ def create_app(
     clock: Callable[[], int],
     cursor_key: bytes,
     store_lag: Callable[[], Lag] | None = None,
+    public_log: PublicLog | None = None,
 ) -> FastAPI:
     """Return the application; nothing runs before the server starts it.
 
@@ -59,6 +61,7 @@ def create_app(
         clock: present time, microseconds since 1970.
         cursor_key: secret that signs page cursors; all servers of one registry share it.
         store_lag: how far the store is behind, for the metrics (`LagMeter.measure`); None shows nothing of it.
+        public_log: the ledger beside the API, which it publishes and proves entries from; None does neither.
     """
     services = Services(
         registry=registry,
@@ -69,6 +72,7 @@ def create_app(
         metrics=QueryMetrics(),
         clock=clock,
         threads=CapacityLimiter(_THREADS),
+        log=public_log,
     )
     if store_lag is not None:
         services.metrics.watch_store(store_lag)
@@ -81,7 +85,7 @@ def create_app(
         lifespan=_lifespan(services),
         responses={"default": {"model": ProblemDocument, "description": "A refusal (RFC 9457)."}},
     )
-    for stage in (entries, exports, sessions, account, operation):
+    for stage in (entries, proofs, exports, sessions, account, log, operation):
         app.include_router(stage.router(services))
     if dashboard is not None:
         app.router.routes.extend(routes_of(dashboard))

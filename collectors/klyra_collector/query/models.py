@@ -46,6 +46,35 @@ class EntryList(BaseModel):
     warnings: list[str] | None = Field(None, description="Absent when there are none.")
 
 
+class SectionEvidence(BaseModel):
+    """A section of the entry: opened with `salt` and `canonical`, or `c` alone once it is erased."""
+
+    salt: str | None = Field(None, description="Base64 of 16 bytes.")
+    canonical: str | None = Field(None, description="The section's canonical bytes, RFC 8785 JSON.")
+    c: str | None = Field(None, description="Base64 of the commitment of an erased section.")
+
+
+class BatchEvidence(BaseModel):
+    """The emitter's signature for the batch that the event came in."""
+
+    note: str
+    position: int
+    path: list[str] = Field(description="Base64 of the audit path of its commit, 32 bytes each.")
+
+
+class ProofAnswer(BaseModel):
+    """What proves one entry."""
+
+    log: str = Field(description="Origin of the shard.")
+    index: int
+    leaf: str = Field(description="Base64 of the 112 bytes.")
+    sections: dict[Literal["core", "actor", "target"], SectionEvidence | None] = Field(
+        description="null for a section that the entry does not have."
+    )
+    tlog_proof: str = Field(description="A C2SP tlog-proof file.")
+    batch: BatchEvidence | None
+
+
 class ProblemDocument(BaseModel):
     """A refusal (RFC 9457)."""
 

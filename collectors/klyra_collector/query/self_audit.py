@@ -67,6 +67,25 @@ def note_export(
     services.registry.record_event(about.organization_id, event)
 
 
+def note_proof(services: Services, call: Call, caller: Caller, about: Subject, entry_id: str) -> None:
+    """Record that evidence for an entry is given out, never merged with another.
+
+    Raises:
+        RetryLater: it cannot be recorded now, so it must not be answered.
+    """
+    if about.by_operator:
+        note_operator(services, call, caller, about, {"filters": {"id": entry_id}, "returned": 1})
+        return
+    event = AuditEvent(
+        event_type="audit_log.verified",
+        actor=caller.actor,
+        resource=Resource("audit_log", about.organization_id),
+        action="read",
+        metadata={"entry_id": entry_id, "evidence": "proof"} | _origin(call),
+    )
+    services.registry.record_event(about.organization_id, event)
+
+
 def note_operator(services: Services, call: Call, caller: Caller, about: Subject, metadata: Mapping[str, Any]) -> None:
     """Record that the operator looked at an organization; `RetryLater` if that cannot be done now."""
     event = AuditEvent(

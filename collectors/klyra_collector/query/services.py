@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
 
     from klyra_audit.catalog import Catalog
+    from klyra_collector.publish.policy import PolicyPublisher
+    from klyra_collector.publish.published import PublishedLedger
     from klyra_collector.query.cursor import CursorCodec
     from klyra_collector.query.metrics import QueryMetrics
     from klyra_collector.registry import Registry
@@ -27,6 +29,23 @@ _OPERATOR_PLAN = "enterprise"  # what the seal keeps the operator's own entries 
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicLog:
+    """The ledger beside the API.
+
+    Attributes:
+        ledger: what of it is published.
+        policy: makes the policy file.
+        public_entries: entry bundles are for everyone.
+        patience_seconds: how long a proof waits for the checkpoint that covers its entry.
+    """
+
+    ledger: PublishedLedger
+    policy: PolicyPublisher
+    public_entries: bool = False
+    patience_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +61,7 @@ class Services:
         metrics: counts.
         clock: present time, microseconds since 1970.
         threads: how many calls may block at once.
+        log: the ledger beside the API; None where there is none.
     """
 
     registry: Registry
@@ -52,6 +72,7 @@ class Services:
     metrics: QueryMetrics
     clock: Callable[[], int]
     threads: CapacityLimiter
+    log: PublicLog | None = None
 
     def today(self) -> int:
         """Return the present UTC day since 1970."""
