@@ -92,7 +92,7 @@ def mutations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, value in document.items():
         if name != "log":
             yield {other: kept for other, kept in document.items() if other != name}
-        if value is not True:
+        if type(value) is not bool:
             yield document | {name: True}
         yield document | {name: 1.5}
         if value is not None:
