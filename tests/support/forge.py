@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import orjson
+
+from klyra_audit import timestamps
 from klyra_audit.format import control, frame, merkle, note, policy, sections
 from klyra_audit.format.batch import BatchNote, Evidence
 from klyra_audit.format.checkpoint import Checkpoint
@@ -332,8 +335,33 @@ class ForgedShard(LedgerBuilder):
         lists = (*self.bodies.values(), self.held)
         return [(frames, place, body) for frames in lists for place, body in enumerate(frames)]
 
+    def event(self, organization_id: str, days: int | None = None, **members: Any) -> int:
+        """Seal an event that tells itself from every other one; `members` replace its own."""
+        content = self._document(organization_id, f"{self.shard}{self.size:012d}") | members
+        return self.body(organization_id, sections.split(content, MARKS), days=days)
+
+    def about_user(self, organization_id: str) -> int:
+        """Seal an event whose three sections are all present."""
+        user = {"type": "user", "id": f"usr_{self.size % 7}", "name": "Ada"}
+        metadata = {"subject": "usr_2", "client_ip": "192.0.2.1", "user_agent": "tests/2"}
+        return self.event(organization_id, resource=user, metadata=metadata)
+
     def _document(self, organization_id: str, name: str) -> dict[str, Any]:
-        return document(organization_id, id=f"log_{name:0>26}")
+        metadata = {
+            "client_ip": f"198.51.100.{self.size % 250}",
+            "user_agent": "tests/1",
+            "attempts": 3,
+            "code": "3",
+            "note": None,
+            "city": "Z\u00fcrich",
+        }
+        return document(
+            organization_id,
+            id=f"log_{name:0>26}",
+            timestamp=timestamps.from_microseconds(self.now_us),
+            actor={"type": "user", "id": f"usr_{self.size % 5}", "name": "Grace"},
+            metadata=metadata,
+        )
 
     # What is signed.
 
@@ -544,6 +572,8 @@ class Forge:
         """Write the data directory."""
         for shard in self.shards:
             shard.write(root)
+        names = {"ledger_name": LEDGER, "collector_id": COLLECTOR}
+        put(root / "ledger" / "identity.json", orjson.dumps(names))
         put(root / "keys" / "org-salt", self.newest.org_salt)
         put(root / "keys" / "collector.vkey", f"{self.shards[0].vkey}\n".encode())
         return root
