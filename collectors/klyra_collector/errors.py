@@ -3,12 +3,19 @@
 RetryLater
 ├── Overloaded      too much is waiting; nothing of this request was taken
 ├── IntakeHalted    the disk or the clock is not to be trusted right now; nothing of this request was taken
+├── SignerFailed    no valid signature came; what is committed stays, its checkpoint comes later
+└── CellUnreachable  the cell outside this disk does not answer; the checkpoint is published later
 Rejected
 └── Conflict        an id of the batch was sealed before with other content
 Halted
 ├── LedgerLocked    another process writes this ledger
 ├── LedgerRolledBack  the files are older than what was signed
 ├── LedgerDamaged   a file that must be readable is not
+├── CellConflict    the cell outside this disk holds a head that this collector did not put there
+├── CellUnusable    a cell is configured, and the start cannot be checked against it
+├── SignerUnusable  the signer that is configured cannot be made, or has no key that can be trusted
+├── KeyLocked       a private key cannot be opened: its passphrase is missing or wrong
+├── SecretUnavailable  what a reference to a secret names is not there
 └── IdentityChanged  the configuration names another ledger or collector than the data directory
 """
 
@@ -73,3 +80,45 @@ class IdentityChanged(Halted):
     """The configuration names another ledger or collector than the data directory was made for."""
 
     code = "identity_changed"
+
+
+class SignerFailed(RetryLater):
+    """No valid signature came from the key; what is committed stays, and is signed by a later checkpoint."""
+
+    code = "signer_failed"
+
+
+class CellUnreachable(RetryLater):
+    """The cell outside this disk did not answer as it should; it may or may not have been written."""
+
+    code = "cell_unreachable"
+
+
+class CellConflict(Halted):
+    """The cell outside this disk holds a head that this collector did not put there: someone else writes."""
+
+    code = "cell_conflict"
+
+
+class CellUnusable(Halted):
+    """A cell is configured, and the ledger cannot be checked against it."""
+
+    code = "cell_unusable"
+
+
+class SignerUnusable(Halted):
+    """The signer that is configured cannot be made, or has no key that can be trusted."""
+
+    code = "signer_unusable"
+
+
+class KeyLocked(Halted):
+    """A private key cannot be opened: its passphrase is missing or wrong."""
+
+    code = "key_locked"
+
+
+class SecretUnavailable(Halted):
+    """What a reference to a secret names is not there."""
+
+    code = "secret_unavailable"

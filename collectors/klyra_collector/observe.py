@@ -36,9 +36,17 @@ class CollectorMetrics:
             "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
         )
         self._commit_seconds = Histogram("klyra_commit_seconds", "Duration of a commit", registry=self._prometheus)
+        self._unsigned = Counter(
+            "klyra_checkpoints_not_signed", "Checkpoints due and not published", ["code"], registry=self._prometheus
+        )
         self._ledger_size = Gauge("klyra_ledger_signed", "Leaves under the checkpoint", registry=self._prometheus)
         self._signed_at = time.time()
         self._gauge("klyra_checkpoint_age_seconds", "Since a checkpoint was last due and made", self._checkpoint_age)
+
+    @property
+    def prometheus(self) -> CollectorRegistry:
+        """Where other parts of the collector process show metrics of their own."""
+        return self._prometheus
 
     def watch_waiting(self, oldest_seconds: Callable[[], float], waiting_bytes: Callable[[], int]) -> None:
         """Show what waits to be sealed."""
@@ -83,6 +91,10 @@ class CollectorMetrics:
         """See `SealObserver`."""
         self._signed_at = time.time()
         self._ledger_size.set(size)
+
+    def not_signed(self, error: KlyraError) -> None:
+        """See `SealObserver`."""
+        self._unsigned.labels(error.code).inc()
 
     def _checkpoint_age(self) -> float:
         return time.time() - self._signed_at

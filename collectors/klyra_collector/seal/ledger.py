@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TypeVar
+
+import structlog
 
 from klyra_audit.format import control
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen, Start
 from klyra_audit.timestamps import MICROSECONDS, day_of
 from klyra_collector.data_directory import ShardDirectory
-from klyra_collector.errors import Conflict, IntakeHalted
+from klyra_collector.errors import CellConflict, CellUnreachable, Conflict, IntakeHalted, SignerFailed
+from klyra_collector.seal.cell_guard import guard_of
 from klyra_collector.seal.clock import Clock, ClockGuard
 from klyra_collector.seal.closed import ClosedShard, EarlierShards, LeafFiles
 from klyra_collector.seal.commit import CommitPlan
 from klyra_collector.seal.consent import read_consent
 from klyra_collector.seal.files import ShardFiles
 from klyra_collector.seal.heads import heads_are_due
-from klyra_collector.seal.identity import load_identity
+from klyra_collector.seal.identity import KeyOptions, load_identity
+from klyra_collector.seal.key_ring import KeyRing, keys_of
 from klyra_collector.seal.lock import LedgerLock
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from klyra_audit.format.note import SigningKey
+    from klyra_audit.format.control import Expiry, Key
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.seal.durable import Disk
     from klyra_collector.seal.identity import Identity
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
 _HALTED = "The ledger's disk failed; intake pauses until it can be written again."
 _RETRY_AFTER = 5.0
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,8 @@ class LedgerOptions:
         confirm_clock: an operator vouches for the clock.
         recognised_days: UTC days for which an id is recognised; two make at least 24 hours.
         on_progress: called with leaves read and leaves in all during recovery.
+        keys: where the keys of checkpoints are.
+        cell: URL of the cell outside this disk that remembers the newest head; None for none.
     """
 
     software: str
@@ -67,13 +75,22 @@ class LedgerOptions:
     confirm_clock: bool = False
     recognised_days: int = LEAST_DAYS
     on_progress: Callable[[int, int], None] = lambda _done, _total: None
+    keys: KeyOptions = field(default_factory=KeyOptions)
+    cell: str | None = None
 
 
 _Answer = TypeVar("_Answer")
 
 
 class Ledger:
-    """The open shard of one collector. Use `open`; close it to let another writer in."""
+    """The open shard of one collector. Use `open`; close it to let another writer in.
+
+    Attributes:
+        identity: who this collector is.
+        earlier: what is known of the shards before the open one.
+        found_us: ingest time of the last leaf that this start found, microseconds since 1970; 0 in a new ledger.
+        recovered: what the last recovery had to cut.
+    """
 
     def __init__(self, data: DataDirectory, disk: Disk, clock: Clock, options: LedgerOptions, lock: LedgerLock) -> None:
         self._data = data
@@ -82,16 +99,21 @@ class Ledger:
         self._options = options
         self._lock = lock
         self.identity: Identity = load_identity(
-            data, disk, ledger_name=options.ledger_name, collector_id=options.collector_id
+            data, disk, ledger_name=options.ledger_name, collector_id=options.collector_id, keys=options.keys
         )
+        self._cell = guard_of(options.cell, self.identity.origin(""), data.ledger, disk)
         self._leaf_files = LeafFiles(data.ledger)
         self._halted: str | None = None
+        self._conflict: CellConflict | None = None
+        self._signs = True
         self._before: tuple[int, Mapping[str, int]] = (0, {})
         self._undo: tuple[int, Mapping[str, int]] | None = None
         found = find_shards(data, clock.wall_us())
         self.earlier: EarlierShards = load_earlier(found)
         self._enter(found.current)
-        last_us = max(self._state.last_us, self.earlier.last_us)
+        if self._cell is not None:
+            self._cell.check((*found.earlier, found.current))
+        last_us = self.found_us = max(self._state.last_us, self.earlier.last_us)
         today = day_of(max(last_us, clock.wall_us()))
         self._recent = RecentIds(data.recent, today, options.recognised_days)
         self._guard = ClockGuard(clock, last_us, options.confirm_clock)
@@ -115,12 +137,13 @@ class Ledger:
     @property
     def origin(self) -> str:
         """The name of the open shard as a log."""
-        return self._key.verifying_key.name
+        return self.signer.origin
 
     @property
     def vkey(self) -> str:
-        """The verifier key line of the open shard."""
-        return self._key.vkey
+        """The verifier key line of the open shard: of the key announced last that is not revoked."""
+        newest = self.ring().newest()
+        return self.signer.preferred.vkey if newest is None else str(newest.vkey)
 
     @property
     def size(self) -> int:
@@ -150,13 +173,13 @@ class Ledger:
             self._seal_first_documents(self._guard.ingest_us())
         else:
             self._go_on_in_next_shard(self._guard.ingest_us())
-        self.sign()
+        self._sign_if_possible()
 
     def close(self) -> None:
         """Sign what is committed and let another writer in."""
         try:
             if self._halted is None:
-                self.sign()
+                self._sign_if_possible()
                 self.signer.keep_of_the_day()
         finally:
             self._recent.close()
@@ -177,6 +200,12 @@ class Ledger:
         plan = self._plan()
         return self._write(plan, lambda: [plan.add_control(control) for control in controls])
 
+    def commit_expiries(self, expiries: Sequence[Expiry]) -> list[Outcome]:
+        """Make EXPIRY records durable, each with its `log` unless that is the open shard; raises as `commit` does."""
+        plan = self._plan()  # which may open the next shard
+        named = [replace(expiry, log=None) if expiry.log == self.origin else expiry for expiry in expiries]
+        return self._write(plan, lambda: [plan.add_document(expiry) for expiry in named])
+
     def commit_policy(self, tenancy: Tenancy) -> Outcome:
         """Make an organization's policy the one in force; raises as `commit` does."""
         plan = self._plan()
@@ -189,11 +218,7 @@ class Ledger:
             self._write(plan, lambda: [plan.add_heads()])
 
     def sign(self) -> None:
-        """Sign and publish a checkpoint over all committed leaves, if there are new ones.
-
-        Raises:
-            IntakeHalted: the disk failed.
-        """
+        """Sign and publish a checkpoint over all committed leaves, if there are new ones; raises as `publish`."""
         unsigned = self.prepare_to_sign()
         if unsigned is not None:
             self.publish(unsigned)
@@ -216,19 +241,32 @@ class Ledger:
             raise self._halt_error() from error
         # Ids are written whether or not a signature comes, since what is committed stays: memory is bounded.
         self._recent.flush(self._shard.root.name, size, day_of(max(self._state.last_us, self._clock.wall_us())))
-        return Unsigned(Checkpoint(self.origin, size, self._state.frontier.root()), self._files.lengths())
+        head = Checkpoint(self.origin, size, self._state.frontier.root())
+        return Unsigned(head, self._files.lengths(), self._own_keys())
 
     def publish(self, unsigned: Unsigned) -> None:
         """Sign and show what was prepared. It may take long, and may be called from another thread than the rest.
 
         Raises:
-            IntakeHalted: the disk failed.
+            IntakeHalted: the disk failed, or for good, `cell_conflict`: another collector writes this ledger.
+            SignerFailed, CellUnreachable: intake goes on; try again with what is committed then.
         """
+        signer = self.signer
+        if unsigned.head.origin != signer.origin:
+            return  # the shard was closed meanwhile, with a checkpoint over its end
         try:
-            self.signer.sign(unsigned)
+            signer.sign(unsigned)
+        except (SignerFailed, CellUnreachable):
+            self._signs = False
+            raise
+        except CellConflict as error:
+            self._conflict = error
+            self._halt(error)
+            raise self._halt_error() from error
         except OSError as error:
             self._halt(error)
             raise self._halt_error() from error
+        self._signs = True
 
     def resume(self) -> None:
         """Try to continue after a failed write: cut what was not acknowledged, recover, take intake up again.
@@ -238,10 +276,12 @@ class Ledger:
         """
         if self._halted is None:
             return
+        if self._conflict is not None:
+            raise self._halt_error()
         try:
             if self._undo is not None:
                 self._files.roll_back(*self._undo)
-            self.recovered = self._recover(self._shard, self._key)
+            self.recovered = self._recover(self._shard, self.signer)
         except OSError as error:
             self._halt(error)
             raise self._halt_error() from error
@@ -251,6 +291,20 @@ class Ledger:
         self._recent.forget_unwritten()
         self._catch_up()
         self._halted = None
+
+    def ring(self) -> KeyRing:
+        """Return which keys sign the open shard."""
+        return self.signer.ring(self._own_keys())
+
+    def _own_keys(self) -> tuple[Key, ...]:
+        return keys_of(self._state.keys.values(), self.identity.collector_id, self.origin)
+
+    def _sign_if_possible(self) -> None:
+        """Sign; what is committed stays so without a signature, which a later second brings."""
+        try:
+            self.sign()
+        except (SignerFailed, CellUnreachable) as error:
+            _log.error("not_signed", reason=str(error))
 
     def forget_file(self, path: Path) -> None:
         """Close a frame file that is going to be deleted or replaced, so that its space is free afterwards."""
@@ -278,13 +332,15 @@ class Ledger:
     def _turn_year(self, ingest_us: int) -> None:
         """Seal what must come before a commit of this time: a shard's end, the first documents of the next one.
 
+        A shard is closed only while checkpoints are signed, since nothing may follow its end until that is signed.
+
         What a crash leaves behind after each step is said in `shards.py`; what a failing disk leaves, the next
         commit goes on with.
         """
         try:
             if not self._begun:
                 self._seal_first_documents(ingest_us)
-            if self._state.closed is None and year_of(ingest_us) > shard_year(self._shard):
+            if self._state.closed is None and year_of(ingest_us) > shard_year(self._shard) and self._signs:
                 self._close_shard(str(year_of(ingest_us)), ingest_us)
             if self._state.closed is not None:
                 self._go_on_in_next_shard(ingest_us)
@@ -316,30 +372,35 @@ class Ledger:
 
     def _enter(self, shard: ShardDirectory, opened: ShardOpen | None = None) -> None:
         """Take up a shard: recover it and write to it from now on. Nothing changes if that fails."""
-        key: SigningKey = self.identity.signing_key(shard.root.name)
-        signer = CheckpointSigner(shard, self._disk, self._clock, [key])
-        recovered = self._recover(shard, key)
+        signer = CheckpointSigner(
+            shard=shard,
+            disk=self._disk,
+            clock=self._clock,
+            signers=self.identity.signers,
+            vkey_file=self._data.keys / "collector.vkey",
+            cell=self._cell,
+        )
+        recovered = self._recover(shard, signer)
         signer.load()
         consent = read_consent(shard)
         self._files = ShardFiles(self._disk, self._data, shard)
         self._shard = shard
-        self._key = key
         self.signer = signer
-        self.recovered: Recovered = recovered
+        self.recovered = recovered
         self._state = recovered.state
         self._opened = opened if consent is None else consent.opened
         self._consented = None if consent is None else consent.recovered
         self._begun = False
 
     def _seal_first_documents(self, ingest_us: int) -> None:
-        self._disk.replace(self._data.keys / "collector.vkey", f"{self.vkey}\n".encode())
+        announced = self.ring().to_announce(self.signer.wanted, self.signer.preferred)
         plan = self._plan_at(ingest_us)
         documents = first_documents(
             self._state,
             opened=self._opened,
             start=self._start(),
             earlier=self.earlier,
-            vkeys=[self.vkey],
+            vkeys=[] if announced is None else [announced.vkey],
             collector_id=self.identity.collector_id,
             schemas=self._options.schemas,
         )
@@ -364,10 +425,10 @@ class Ledger:
         self._guard.sealed(self._state.last_us)
         return answers
 
-    def _recover(self, shard: ShardDirectory, key: SigningKey) -> Recovered:
+    def _recover(self, shard: ShardDirectory, signer: CheckpointSigner) -> Recovered:
         now = datetime.fromtimestamp(self._clock.wall_us() / MICROSECONDS, UTC).strftime("%Y%m%dT%H%M%SZ")
-        verifying = key.verifying_key
-        recovered = recover(self._data, shard, verifying, self._disk, now=now, on_progress=self._options.on_progress)
+        keys = signer.verifying_keys
+        recovered = recover(self._data, shard, keys, self._disk, now=now, on_progress=self._options.on_progress)
         state = recovered.state
         state.last_ordinal = max(state.last_ordinal, self.earlier.last_ordinal)
         return recovered
@@ -398,6 +459,13 @@ class Ledger:
         self._halted = f"{_HALTED} ({error})"
 
     def _halt_error(self) -> IntakeHalted:
+        if self._conflict is not None:
+            return IntakeHalted(
+                "Another collector writes this ledger: the cell outside this disk holds its head.",
+                remedy="Stop both, find the newest copy of the data directory, and start one collector on it.",
+                retry_after=_RETRY_AFTER,
+                code=self._conflict.code,
+            )
         return IntakeHalted(
             self._halted or _HALTED,
             remedy="Free space or repair the disk; the collector tries again by itself.",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import orjson
 
-from klyra_audit.format import canonical, checkpoint, frame, sections
-from klyra_audit.format.errors import FormatError, FrameError
+from klyra_audit.format import canonical, frame, note, sections
+from klyra_audit.format.checkpoint import Checkpoint
+from klyra_audit.format.errors import CheckpointError, ControlError, FormatError, FrameError
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_collector.data_directory import FRAMES, DataDirectory, ShardDirectory
 from klyra_collector.errors import LedgerDamaged, LedgerRolledBack
@@ -21,10 +22,9 @@ from klyra_collector.seal.hash_files import HashFiles
 from klyra_collector.seal.state import BrokenChain, LedgerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from klyra_audit.format.checkpoint import Checkpoint
     from klyra_audit.format.note import VerifyingKey
     from klyra_collector.seal.durable import Disk
 
@@ -32,8 +32,8 @@ _Frame = TypeVar("_Frame", frame.BodyFrame, frame.BlobFrame)
 
 _LEAVES_PER_READ = 8192
 _CHOICES = (
-    "Restore the missing files, or, if they are lost for good, keep this directory as evidence and start a new "
-    "ledger in another one; verify this one with: klyra-audit verify"
+    "Restore the missing files. What is there, what was signed, and how to go on if they are lost for good is said by: "
+    "klyra-audit ledger explain"
 )
 
 
@@ -109,7 +109,7 @@ class _Tail:
 def recover(
     data: DataDirectory,
     shard: ShardDirectory,
-    key: VerifyingKey,
+    keys: Sequence[VerifyingKey],
     disk: Disk,
     *,
     now: str,
@@ -120,7 +120,7 @@ def recover(
     Args:
         data: the data directory.
         shard: the shard to continue; may be empty.
-        key: the collector's own, under which `last-signed` must verify.
+        keys: the collector's own, under one of which `last-signed` must verify.
         disk: to cut with.
         now: names the folder that keeps what was cut.
         on_progress: called with leaves read and leaves in all.
@@ -129,23 +129,52 @@ def recover(
         LedgerRolledBack: fewer leaves than were signed, or other ones.
         LedgerDamaged: a control document, or content that was signed for, cannot be read.
     """
-    signed = read_last_signed(shard, key)
-    signed_size = signed.size if signed else 0
-    offsets = _Offsets.read(shard, signed_size)
-    controls = _read_controls(shard, signed_size)
-    scan = _Scan(shard, signed, offsets.size, controls, HashFiles(shard, disk), on_progress)
-    scan.read_signed()
-    tail = _read_tail(data, shard, offsets, signed_size)
-    _refuse_unreadable(tail, scan.expected)
+    hash_files = HashFiles(shard, disk)
+    scan, tail = _scan(data, shard, keys, hash_files, on_progress)
     reason = scan.read_unsigned(tail)
     cut = _cut(data, shard, disk, tail, scan.state.size, now, reason)
     _make_durable(data, shard, disk, tail)
-    scan.hash_files.write(scan.state.frontier.take_tile_hashes())
-    scan.hash_files.finish()
+    hash_files.write(scan.state.frontier.take_tile_hashes())
+    hash_files.finish()
     return Recovered(scan.state, cut)
 
 
-def read_last_signed(shard: ShardDirectory, key: VerifyingKey) -> Checkpoint | None:
+def refuse_damaged(data: DataDirectory, shard: ShardDirectory, keys: Sequence[VerifyingKey]) -> None:
+    """Raise what `recover` would refuse a shard with; write nothing."""
+    _scan(data, shard, keys, _NoHashFiles(), lambda _done, _total: None)
+
+
+def _scan(
+    data: DataDirectory,
+    shard: ShardDirectory,
+    keys: Sequence[VerifyingKey],
+    hash_files: _TileHashes,
+    on_progress: Callable[[int, int], None],
+) -> tuple[_Scan, _Tail]:
+    """Read what was signed, and what stands behind it; everything that refuses a shard is found in here."""
+    signed = read_last_signed(shard, keys)
+    signed_size = signed.size if signed else 0
+    offsets = _Offsets.read(shard, signed_size)
+    controls = _read_controls(shard, signed_size)
+    scan = _Scan(shard, signed, offsets.size, controls, hash_files, on_progress)
+    scan.read_signed()
+    tail = _read_tail(data, shard, offsets, signed_size)
+    _refuse_unreadable(tail, scan.expected)
+    return scan, tail
+
+
+class _TileHashes(Protocol):
+    def write(self, tile_hashes: Mapping[int, bytes]) -> None:
+        """See `HashFiles`."""
+        ...
+
+
+class _NoHashFiles:
+    def write(self, tile_hashes: Mapping[int, bytes]) -> None:
+        """Write nothing."""
+
+
+def read_last_signed(shard: ShardDirectory, keys: Sequence[VerifyingKey]) -> Checkpoint | None:
     """Return the newest checkpoint ever signed, None if there is none.
 
     Raises:
@@ -160,12 +189,21 @@ def read_last_signed(shard: ShardDirectory, key: VerifyingKey) -> Checkpoint | N
             ) from None
         return None
     try:
-        return checkpoint.open_checkpoint(encoded, key)
+        return open_signed(encoded, keys)
     except FormatError as error:
         raise LedgerDamaged(
             f"{shard.last_signed} does not verify under this collector's key: {error}.",
-            remedy="Restore the file, or the key it was signed with.",
+            remedy="Restore the file, or the key it was signed with, or name that in ledger.outgoing_signer.",
         ) from error
+
+
+def open_signed(encoded: bytes, keys: Sequence[VerifyingKey]) -> Checkpoint:
+    """Return a checkpoint that one of a collector's keys has signed; `FormatError` if none has."""
+    opened = note.open_note(encoded, keys)
+    head = Checkpoint.parse(opened.text)
+    if head.origin != opened.signed_by[0].name:
+        raise CheckpointError(f"it is the head of {head.origin}")
+    return head
 
 
 class _Scan:
@@ -177,7 +215,7 @@ class _Scan:
         signed: Checkpoint | None,
         content_from: int,
         controls: dict[int, bytes],
-        hash_files: HashFiles,
+        hash_files: _TileHashes,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self.state = LedgerState()
@@ -224,9 +262,19 @@ class _Scan:
         if encoded is None or sections.control_commit(encoded) != leaf.commit:
             raise LedgerDamaged(
                 f"The control document of leaf {index}, which was signed, is missing or altered.",
-                remedy="Restore control/frames of this shard from a copy; see: klyra-audit verify",
+                remedy="Restore control/frames of this shard from a copy; see: klyra-audit ledger explain",
             )
-        self.state.apply_control(leaf.kind, canonical.parse_canonical(encoded), index)
+        self._apply_document(index, leaf, canonical.parse_canonical(encoded))
+
+    def _apply_document(self, index: int, leaf: Leaf, document: canonical.JsonObject) -> None:
+        try:
+            self.state.apply_control(leaf.kind, document, index)
+        except ControlError as error:
+            raise LedgerDamaged(
+                f"The control document of leaf {index} has a form that is not known: {error}.",
+                remedy="Run the version of klyra-audit that wrote it, or a newer one.",
+                code="control_unknown",
+            ) from error
 
     def read_unsigned(self, tail: _Tail) -> str:
         """Read on as far as leaves are whole, continue and have their content; return why it stopped there."""
@@ -239,7 +287,7 @@ class _Scan:
             except (FormatError, BrokenChain) as error:
                 return f"leaf {index}: {error}"
             if document is not None:
-                self.state.apply_control(leaf.kind, document, index)
+                self._apply_document(index, leaf, document)
         return "the last leaf is torn"
 
     def _content(self, index: int, leaf: Leaf, tail: _Tail) -> canonical.JsonObject | None:
@@ -286,7 +334,7 @@ def _read_controls(shard: ShardDirectory, signed_size: int) -> dict[int, bytes]:
         if not error.torn and max(controls, default=-1) + 1 < signed_size:
             raise LedgerDamaged(
                 f"{shard.control} is damaged: {error}.",
-                remedy="Restore control/frames of this shard from a copy; see: klyra-audit verify",
+                remedy="Restore control/frames of this shard from a copy; see: klyra-audit ledger explain",
             ) from error
     return controls
 
@@ -337,7 +385,7 @@ def _refuse_unreadable(tail: _Tail, expected: dict[int, int]) -> None:
         if lost:
             raise LedgerDamaged(
                 f"{file.path} is damaged before the body of leaf {lost[0]}, which was signed: {file.damage}.",
-                remedy="Restore the file from a copy; see: klyra-audit verify",
+                remedy="Restore the file from a copy; see: klyra-audit ledger explain",
             )
 
 

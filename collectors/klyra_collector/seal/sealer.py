@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from klyra_audit.errors import KlyraError
+from klyra_audit.errors import KlyraError, RetryLater
 from klyra_collector.errors import Conflict, IntakeHalted, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from klyra_collector.seal.ledger import Ledger
+    from klyra_collector.seal.signing import Unsigned
     from klyra_collector.stages import Outcome, Submission
 
 CHECKPOINT_SECONDS = 1.0
@@ -39,6 +40,10 @@ class SealObserver(Protocol):
 
     def signed(self, size: int) -> None:
         """Note that a checkpoint over `size` leaves was published."""
+        ...
+
+    def not_signed(self, error: KlyraError) -> None:
+        """Note that a checkpoint was due and none could be published."""
         ...
 
 
@@ -63,6 +68,8 @@ class Sealer:
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._signing_thread = ThreadPoolExecutor(1, thread_name_prefix="sign")
+        self._signing: asyncio.Task[None] | None = None
         self._closing = False
 
     @property
@@ -102,8 +109,10 @@ class Sealer:
                 await self._seal_heads()
                 next_heads = time.monotonic() + HEADS_SECONDS
             if time.monotonic() >= next_checkpoint:
-                await self._sign()
+                await self._begin_signing()
                 next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        if self._signing is not None:
+            await self._signing
 
     def close(self) -> None:
         """Refuse new submissions and let `run` return when the waiting ones are answered."""
@@ -137,7 +146,7 @@ class Sealer:
         began = time.monotonic()
         try:
             answers = await self.on_thread(lambda: self._ledger.commit([item.submission for item in taken]))
-        except IntakeHalted as error:
+        except RetryLater as error:
             _refuse(taken, error)
             return
         except Exception:  # noqa: BLE001 - whatever it is, the other submissions must still be answered
@@ -160,15 +169,39 @@ class Sealer:
         for item in taken:
             await self._commit([item])
 
-    async def _sign(self) -> None:
+    async def _begin_signing(self) -> None:
+        """Have what is committed signed beside the commits that follow: a key held elsewhere may take its time.
+
+        Nothing is begun while the signature before is still waited for; the next one covers more.
+        """
+        if self._signing is not None and not self._signing.done():
+            return
         try:
             if self._ledger.halted is not None:
                 await self._resume()
-            await self.on_thread(self._ledger.sign)
+            unsigned = await self.on_thread(self._ledger.prepare_to_sign)
         except KlyraError as error:
-            _log.error("not_signed", reason=str(error))
+            self._report_unsigned(error)
             return
-        self._observer.signed(self._ledger.signed_size)
+        if unsigned is None:
+            self._observer.signed(self._ledger.signed_size)
+            return
+        self._signing = asyncio.create_task(self._sign(unsigned))
+
+    async def _sign(self, unsigned: Unsigned) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._signing_thread, self._ledger.publish, unsigned)
+        except KlyraError as error:
+            self._report_unsigned(error)
+        except Exception:  # noqa: BLE001 - whatever it is, the next second tries again
+            _log.exception("signing_failed")
+        else:
+            self._observer.signed(self._ledger.signed_size)
+
+    def _report_unsigned(self, error: KlyraError) -> None:
+        _log.error("not_signed", code=error.code, reason=str(error))
+        self._observer.not_signed(error)
 
     async def _seal_heads(self) -> None:
         if self._ledger.halted is not None:

@@ -109,7 +109,7 @@ def first_documents(
         opened: the SHARD record of a shard that goes on from another and has no leaf yet.
         start: this start.
         earlier: the shards before this one.
-        vkeys: keys that sign the shard.
+        vkeys: keys of the collector to announce.
         collector_id: whose they are.
         schemas: SHA-256 hex of every schema of this software, by id.
     """

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from klyra_audit.errors import KlyraError
     from klyra_collector.stages import Outcome
 
 
@@ -68,3 +69,6 @@ class _Unobserved:
 
     def signed(self, size: int) -> None:
         """Nobody asks."""
+
+    def not_signed(self, error: KlyraError) -> None:
+        """It is in the log."""

@@ -27,6 +27,9 @@ class Silent:
     def committed(self, outcomes, seconds) -> None:
         """See `SealObserver`."""
 
+    def not_signed(self, error) -> None:
+        """See `SealObserver`."""
+
     def signed(self, size) -> None:
         """See `SealObserver`."""
 

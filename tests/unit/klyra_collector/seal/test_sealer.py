@@ -21,6 +21,7 @@ class Noted:
     def __init__(self) -> None:
         self.commits: list[int] = []
         self.sizes: list[int] = []
+        self.unsigned: list[str] = []
 
     def committed(self, outcomes, seconds) -> None:
         """Note how many records a commit had."""
@@ -30,6 +31,10 @@ class Noted:
     def signed(self, size) -> None:
         """Note a checkpoint."""
         self.sizes.append(size)
+
+    def not_signed(self, error) -> None:
+        """Note why a checkpoint is missing."""
+        self.unsigned.append(error.code)
 
 
 def run(root, scenario, *, disk=None, **options) -> Noted:
