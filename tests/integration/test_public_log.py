@@ -171,9 +171,9 @@ def api(sealed: Path, tmp_path: Path) -> Iterator[Api]:
     log = PublicLog(ledger=published, policy=PolicyPublisher(published))
     with (
         closing(LedgerReader(sealed / "ledger")) as reader,
-        running_api(tmp_path, ledger=reader, public_log=log) as api,
+        running_api(tmp_path, ledger=reader, public_log=log) as running,
     ):
-        yield api
+        yield running
 
 
 def test_a_served_log_is_accepted(judge: Callable[..., int], api: Api, shard: PublishedShard, vkey: str) -> None:
