@@ -71,13 +71,22 @@ class Otlp(_Section):
 
 
 class LedgerSettings(_Section):
-    """The ledger's names, fixed at first start.
+    """The ledger's name, fixed at first start, the keys that sign it, and what tells a restored disk image.
 
     Attributes:
         name: shared by all collectors of a deployment.
+        signer: `module:factory` of a signing key held elsewhere, such as in a key management service.
+        outgoing_signer: the same of the key from which `signer`, or a key file, takes over.
+        key_passphrase: reference to the passphrase of encrypted key files, `env:NAME` or `file:PATH`.
+        cell: where the newest signed head is remembered outside this disk: `file:/path` on another mount, or
+            `elasticsearch+https://host:port/index/id`.
     """
 
     name: str | None = None
+    signer: str | None = None
+    outgoing_signer: str | None = None
+    key_passphrase: str | None = None
+    cell: str | None = None
 
 
 class CollectorSettings(_Section):
@@ -102,6 +111,16 @@ class IntakeSettings(_Section):
     recognised_days: int = Field(LEAST_DAYS, ge=LEAST_DAYS)
 
 
+class LogSettings(_Section):
+    """The ledger's public face.
+
+    Attributes:
+        public_entries: entry bundles, which show who is how busy, are for everyone.
+    """
+
+    public_entries: bool = False
+
+
 class StoreSettings(_Section):
     """Where entries are searched; by default `store.sqlite` in the data directory."""
 
@@ -112,6 +131,18 @@ class RegistrySettings(_Section):
     """Where organizations and keys are; by default `registry.sqlite` in the data directory."""
 
     url: str | None = None
+
+
+class WitnessSettings(_Section):
+    """Who cosigns the ledger's checkpoints.
+
+    Attributes:
+        policy: a C2SP tlog-policy file with the witnesses' URLs and their quorum; None for no witness.
+        interval_seconds: between one cosigned checkpoint and the next.
+    """
+
+    policy: Path | None = None
+    interval_seconds: float = Field(60, gt=0)
 
 
 class Settings(BaseSettings):
@@ -127,8 +158,10 @@ class Settings(BaseSettings):
     api: Listener = Listener(listen="127.0.0.1:8080")
     otlp: Otlp = Otlp()
     intake: IntakeSettings = IntakeSettings()
+    log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     registry: RegistrySettings = RegistrySettings()
+    witness: WitnessSettings = WitnessSettings()
     confirm_clock: bool = Field(default=False, description="an operator vouches for the clock at this start")
     catalog: Path | None = Field(None, description="a catalog file of your own event types")
 

@@ -26,6 +26,11 @@ class DataDirectory:
         return self.ledger / "recent.sqlite"
 
     @property
+    def witness_policy(self) -> Path:
+        """The policy that the collector has checkpoints cosigned by, as it found it at its last start."""
+        return self.ledger / "witness-policy"
+
+    @property
     def keys(self) -> Path:
         """Private keys and salts, mode 0700."""
         return self.root / "keys"

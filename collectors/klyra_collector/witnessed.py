@@ -10,13 +10,13 @@ from klyra_audit.format import note
 from klyra_audit.format import policy as policies
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import FormatError
+from klyra_collector.data_directory import ShardDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from klyra_audit.format.policy import Policy, Witness
-    from klyra_collector.data_directory import ShardDirectory
 
 
 class BadWitnessPolicy(Rejected):
@@ -94,3 +94,21 @@ def witnessed(shard: ShardDirectory, policy: Policy) -> Witnessed | None:
         return None
     time = policy.quorum_time(times)
     return Witnessed(checkpoint.size, time) if time else None
+
+
+def newest_witnessed(ledger: Path, policy: Policy) -> tuple[str, Witnessed] | None:
+    """Return the shard that a quorum cosigned last, and what; None while nothing was: the ledger is UNWITNESSED.
+
+    Args:
+        ledger: the folder of shards.
+        policy: whose quorum counts.
+    """
+    shards = [path for path in ledger.iterdir() if path.is_dir() and path.name[0].isdigit()]
+    seen = [(path.name, found) for path in shards if (found := witnessed(ShardDirectory(path), policy)) is not None]
+    return max(seen, key=lambda shard: shard[1].time, default=None)
+
+
+def newest_time(ledger: Path, policy: Policy) -> int | None:
+    """Return by when a quorum had cosigned the shard it cosigned last, seconds since 1970; None for never."""
+    seen = newest_witnessed(ledger, policy)
+    return None if seen is None else seen[1].time

@@ -81,6 +81,7 @@ export class Viewer extends HTMLElement {
       element("span", { class: "organization" }, display(plan.organization_id)),
       element("span", { class: "badge", title: `Retention policy ${display(plan.policy)}.${since}` },
         `${display(plan.plan)} · kept ${counted(plan.retention_days, "day", "days")}`),
+      witnessBadge(plan.witnessed_at),
       element("span", { class: "signed-in", title: "Signed in as" }, display(session.actor.name ?? session.actor.id)),
       button("Sign out", () => this.dispatchEvent(new Event("sign-out")), { class: "quiet" }));
   }
@@ -227,6 +228,16 @@ export class Viewer extends HTMLElement {
     this.#message.replaceChildren(...(message ? [message] : []));
     this.say(resultSummary(this.#list));
   }
+}
+
+/** Says whether anyone but the operator vouches for the log, and since when. */
+function witnessBadge(witnessedAt) {
+  if (!witnessedAt) {
+    const title = "No independent witness has cosigned this log: whoever holds its signing key could rewrite it unnoticed.";
+    return element("span", { class: "badge", title }, "UNWITNESSED");
+  }
+  const { date, time } = formatTime(witnessedAt, "utc");
+  return element("span", { class: "badge", title: `Independent witnesses had cosigned this log by ${date} ${time} UTC.` }, "witnessed");
 }
 
 function resultSummary(list) {

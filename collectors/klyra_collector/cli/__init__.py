@@ -25,6 +25,7 @@ _COMMANDS = {
     "serve": _Command("serve", "Run collector, follower and api on a data directory."),
     "org": _Command("organizations", "Create and list organizations, and change their plans."),
     "key": _Command("keys", "Create, list, rotate and revoke API keys."),
+    "emitter": _Command("emitters", "Add, list and revoke the signing keys of emitters."),
     "emit": _Command("emit", "Have events sealed from the command line."),
     "query": _Command("query", "Search entries through the API."),
     "export": _Command("export", "Export entries through the API to a file."),

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
-from klyra_collector.cli.administration import COULD_NOT, DEFAULT_DATA, FOUND_WRONG, DataOption, answer, say
+from klyra_audit.timestamps import MICROSECONDS
+from klyra_collector.cli.administration import (
+    COULD_NOT,
+    DEFAULT_DATA,
+    FOUND_WRONG,
+    DataOption,
+    answer,
+    say,
+    time_text,
+)
 from klyra_collector.data_directory import DataDirectory, ShardDirectory
 from klyra_collector.errors import LedgerDamaged
-from klyra_collector.seal.reader import LedgerReader
+from klyra_collector.seal.reader import LedgerReader, shard_order
+from klyra_collector.witness.errors import ALARMS
+from klyra_collector.witness.memory import recall
+from klyra_collector.witnessed import BadWitnessPolicy, load_policy, newest_witnessed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,13 +43,14 @@ def status(
     if not directory.ledger.exists():
         say(f"Error: there is no ledger in {data}. Name the data directory with --data.")
         raise typer.Exit(COULD_NOT)
-    report = {"data": str(data), **_running(directory), "shards": _shards(directory), "witness": "UNWITNESSED"}
+    report = {"data": str(data), **_running(directory), "shards": _shards(directory), **_witnesses(directory)}
     if as_json:
         answer(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
         for line in _lines(report):
             answer(line)
-    if report["state"] == "partly running":
+    alarmed = any(answer["trouble"] in ALARMS for answer in report["witnesses"].values())
+    if report["state"] == "partly running" or alarmed:
         raise typer.Exit(FOUND_WRONG)
 
 
@@ -79,6 +94,22 @@ def _shards(directory: DataDirectory) -> list[dict[str, Any]]:
         reader.close()
 
 
+def _witnesses(directory: DataDirectory) -> dict[str, Any]:
+    """Return what a quorum of witnesses cosigned last, and how each witness stands with the newest shard."""
+    if not directory.witness_policy.exists():
+        return {"witness": "UNWITNESSED", "witnessed": None, "witnesses": {}}
+    seen = None
+    with contextlib.suppress(BadWitnessPolicy):
+        seen = newest_witnessed(directory.ledger, load_policy(directory.witness_policy))
+    shards = [path for path in directory.ledger.iterdir() if path.is_dir() and path.name[0].isdigit()]
+    newest = max(shards, key=shard_order, default=directory.ledger)
+    return {
+        "witness": "UNWITNESSED" if seen is None else "WITNESSED",
+        "witnessed": seen and {"shard": seen[0], "size": seen[1].size, "at": time_text(seen[1].time * MICROSECONDS)},
+        "witnesses": {name: asdict(answer) for name, answer in recall(ShardDirectory(newest)).items()},
+    }
+
+
 def _signed(checkpoint: Path) -> int:
     """Return the size a checkpoint claims; `klyra-audit verify` is what checks it."""
     try:
@@ -96,5 +127,18 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
     for shard in report["shards"]:
         lines.append(f"  ledger     {shard['origin']}: {shard['committed']} records, {shard['signed']} signed")
-    lines.append("  witness    UNWITNESSED: whoever holds the signing key could still rewrite history unnoticed")
-    return lines
+    return [*lines, *_witness_lines(report)]
+
+
+def _witness_lines(report: dict[str, Any]) -> list[str]:
+    seen = report["witnessed"]
+    if seen is None:
+        line = "UNWITNESSED: whoever holds the signing key could still rewrite history unnoticed"
+    else:
+        line = f"{seen['size']} records of {seen['shard']} were cosigned by {seen['at']}"
+    troubles = [
+        f"  {'ALARM' if answer['trouble'] in ALARMS else 'witness':<10} {name}: {answer['reason']}"
+        for name, answer in report["witnesses"].items()
+        if answer["trouble"]
+    ]
+    return [f"  {'witness':<10} {line}", *troubles]

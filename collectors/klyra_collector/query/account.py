@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import JSONResponse, Response
 
+from klyra_audit import timestamps
 from klyra_collector.query import openapi
 from klyra_collector.query.authorization import authenticate, require, subject
 from klyra_collector.query.export import RENDERINGS
@@ -56,8 +57,14 @@ def _plan(services: Services, call: Call) -> Response:
         "window_end": window.end,
         "export_formats": [name for name in RENDERINGS if name in policy.export_formats],
         "siem": policy.siem,
+        "witnessed_at": _witnessed_at(services),
     }
     return JSONResponse(answer, headers=window.headers())
+
+
+def _witnessed_at(services: Services) -> str | None:
+    seconds = services.log.witnessed_at() if services.log else None
+    return None if seconds is None else timestamps.from_microseconds(seconds * timestamps.MICROSECONDS)
 
 
 def _catalog(services: Services, call: Call) -> Response:

@@ -97,6 +97,9 @@ class PlanAnswer(BaseModel):
     window_end: str
     export_formats: list[str]
     siem: bool
+    witnessed_at: str | None = Field(
+        description="By when a quorum of independent witnesses had cosigned the ledger; null: UNWITNESSED."
+    )
 
 
 class EventTypeAnswer(BaseModel):

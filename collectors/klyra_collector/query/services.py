@@ -40,12 +40,14 @@ class PublicLog:
         policy: makes the policy file.
         public_entries: entry bundles are for everyone.
         patience_seconds: how long a proof waits for the checkpoint that covers its entry.
+        witnessed_at: by when a quorum of witnesses had cosigned, seconds since 1970; None while UNWITNESSED.
     """
 
     ledger: PublishedLedger
     policy: PolicyPublisher
     public_entries: bool = False
     patience_seconds: float = 10.0
+    witnessed_at: Callable[[], int | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,9 +30,11 @@ from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.identity import KeyOptions
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.sealer import Sealer
+from klyra_collector.witness.assembly import witnessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from klyra_collector.config import Listener, Settings
+    from klyra_collector.query.services import PublicLog
 
 Role = Literal["collector", "follower", "api"]
 ROLES: tuple[Role, ...] = ("collector", "follower", "api")
@@ -80,6 +83,12 @@ def ledger_options(settings: Settings, catalog: Catalog, *, confirm_clock: bool 
         confirm_clock=confirm_clock,
         recognised_days=settings.intake.recognised_days,
         on_progress=_log_progress,
+        keys=KeyOptions(
+            signer=settings.ledger.signer,
+            outgoing_signer=settings.ledger.outgoing_signer,
+            passphrase=settings.ledger.key_passphrase,
+        ),
+        cell=settings.ledger.cell,
     )
 
 
@@ -135,8 +144,17 @@ async def _serve_collector(
     # Everything made so far lives as long as the process; walking it again and again cost a fifth of the hot path.
     gc.collect()
     gc.freeze()
+    cosigned = witnessing(
+        settings.witness.policy,
+        settings.witness.interval_seconds,
+        ledger=ledger,
+        data=settings.data_directory,
+        on_thread=sealer.on_thread,
+        prometheus=metrics.prometheus,
+    )
     try:
-        await serve_http(app, listening, lambda url: on_ready({"otlp_http": url}))
+        async with cosigned:
+            await serve_http(app, listening, lambda url: on_ready({"otlp_http": url}))
     finally:
         # The order matters: no more requests, then no more commands, then everything that waits is answered.
         stop_draining.set()
@@ -183,6 +201,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
             clock=clock,
             cursor_key=_cursor_key(settings),
             store_lag=LagMeter(reader, store, clock).measure,
+            public_log=_public_log(settings),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))
@@ -254,6 +273,23 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop  # noqa: PLC0415 - absent on platforms it does not support
 
     return uvloop.new_event_loop()
+
+
+def _public_log(settings: Settings) -> PublicLog:
+    """Return what the API publishes of the ledger beside it."""
+    from klyra_collector.publish.policy import PolicyPublisher  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.publish.published import PublishedLedger  # noqa: PLC0415
+    from klyra_collector.query.services import PublicLog  # noqa: PLC0415
+    from klyra_collector.witnessed import load_policy, newest_time  # noqa: PLC0415
+
+    ledger = PublishedLedger(settings.data_directory.ledger)
+    chosen = None if settings.witness.policy is None else load_policy(settings.witness.policy)
+    return PublicLog(
+        ledger=ledger,
+        policy=PolicyPublisher(ledger, chosen),
+        public_entries=settings.log.public_entries,
+        witnessed_at=lambda: None if chosen is None else newest_time(settings.data_directory.ledger, chosen),
+    )
 
 
 def _cursor_key(settings: Settings) -> bytes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import httpx
 
+from klyra_audit.format import policy as policies
 from klyra_collector.seal.durable import Disk
 from klyra_collector.witness.client import CALL_SECONDS, WitnessClient
-from klyra_collector.witness.keys import log_cosigning_key
 from klyra_collector.witness.metrics import WitnessMetrics
 from klyra_collector.witness.witnessing import Witnessing
 from klyra_collector.witnessed import askable, load_policy
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from klyra_collector.data_directory import DataDirectory, ShardDirectory
     from klyra_collector.seal.ledger import Ledger
+
+LONGEST_FIRST_DELAY_SECONDS: Final = 1.0
 
 
 class OnThread(Protocol):
@@ -47,14 +49,18 @@ async def witnessing(
     """Have the ledger's checkpoints cosigned while inside; without a policy do nothing.
 
     Raises:
-        BadWitnessPolicy, WitnessKeyUnusable: before anything is begun.
+        BadWitnessPolicy: before anything is begun.
     """
     if policy_file is None:
+        data.witness_policy.unlink(missing_ok=True)
         yield
         return
     policy = load_policy(policy_file)
+    # A round's attempts wait 7 times this at most, so that they are over before the next round.
+    first_delay_seconds = min(LONGEST_FIRST_DELAY_SECONDS, interval_seconds / 16)
     async with contextlib.AsyncExitStack() as stack:
         disk = stack.enter_context(contextlib.closing(Disk()))
+        disk.replace(data.witness_policy, policies.render(policy).encode())  # for `status`, whatever file was named
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=CALL_SECONDS, follow_redirects=False))
 
         async def publish(shard: ShardDirectory, encoded: bytes) -> None:
@@ -65,12 +71,14 @@ async def witnessing(
             folder=data.ledger,
             policy=policy,
             clients={
-                name: WitnessClient(http, witness.key, witness.url or "", time.time)
+                name: WitnessClient(
+                    http, witness.key, witness.url or "", time.time, first_delay_seconds=first_delay_seconds
+                )
                 for name, witness in askable(policy).items()
             },
             disk=disk,
             publish=publish,
-            own_key=log_cosigning_key(disk, data.keys / "collector.mldsa"),
+            own_key=ledger.identity.signers.cosigning_key,
             metrics=WitnessMetrics(prometheus, time.time),
             now=time.time,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Final
 
 import httpx
 
+from klyra_audit.errors import RetryLater
 from klyra_collector.witness.errors import AnswerInvalid, WitnessUnavailable
 from klyra_collector.witness.heads import consistency_proof
 from klyra_collector.witness.judging import MAX_ANSWER_BYTES, Answer, Cosignature, judge
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from klyra_collector.witness.heads import Head
 
 CALL_SECONDS: Final = 20.0
+ATTEMPTS: Final = 4
 
 _MEDIA_TYPE = "text/plain; charset=utf-8"
 
@@ -26,16 +29,32 @@ _MEDIA_TYPE = "text/plain; charset=utf-8"
 class WitnessClient:
     """One witness of the policy, at its submission prefix."""
 
-    def __init__(self, http: httpx.AsyncClient, key: VerifyingKey, prefix: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        key: VerifyingKey,
+        prefix: str,
+        now: Callable[[], float],
+        *,
+        first_delay_seconds: float = 1.0,
+    ) -> None:
+        """Build it.
+
+        Args:
+            http: shared by all witnesses.
+            key: the witness's, from the policy.
+            prefix: its submission prefix.
+            now: seconds since 1970.
+            first_delay_seconds: before a witness in a passing trouble is asked again; doubled each time.
+        """
         self._http = http
         self._key = key
         self._url = f"{prefix.rstrip('/')}/add-checkpoint"
         self._now = now
+        self._first_delay_seconds = first_delay_seconds
 
     async def cosign(self, head: Head, believed_size: int) -> Cosignature:
-        """Have a checkpoint cosigned.
-
-        A witness that has cosigned another size than believed says so; it is asked once more, from there.
+        """Have a checkpoint cosigned; in a passing trouble the witness is asked again, ATTEMPTS times in all.
 
         Args:
             head: the checkpoint.
@@ -45,6 +64,16 @@ class WitnessClient:
             WitnessUnavailable, LogNotWitnessed, AnswerInvalid, LedgerBehind, HistoryRefused: see `errors`.
             LedgerDamaged: there is no proof to give.
         """
+        for attempt in range(ATTEMPTS - 1):
+            try:
+                return await self._cosign(head, believed_size)
+            except RetryLater:
+                jitter = 0.5 + random.random() / 2  # noqa: S311 - nothing secret
+                await asyncio.sleep(self._first_delay_seconds * 2**attempt * jitter)
+        return await self._cosign(head, believed_size)
+
+    async def _cosign(self, head: Head, believed_size: int) -> Cosignature:
+        """Ask once, and once more from the size that the witness names if it has cosigned another one."""
         old_size = min(believed_size, head.checkpoint.size)
         for _ in range(2):
             proof = await asyncio.to_thread(consistency_proof, head, old_size)

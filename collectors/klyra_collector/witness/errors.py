@@ -14,6 +14,8 @@ None of them stops intake. The last two are alarms: someone must look.
 
 from __future__ import annotations
 
+from typing import Final
+
 from klyra_audit.errors import Halted, Paused, RetryLater
 
 
@@ -45,3 +47,6 @@ class HistoryRefused(Halted):
     """A witness found that this ledger's history is not the one it cosigned before."""
 
     code = "fork"
+
+
+ALARMS: Final = frozenset({LedgerBehind.code, HistoryRefused.code})

@@ -1,4 +1,4 @@
-"""Keys that cosign, a witness's and a log's second one: made on the first start, readable by nobody else."""
+"""A witness's own keys: made on the first start, readable by nobody else, never replaced by themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from klyra_audit.errors import Halted
 from klyra_audit.format.keys import ALGORITHM_COSIGNATURE, ALGORITHM_ML_DSA_44, SEED_SIZE, SigningKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from klyra_collector.seal.durable import Disk
@@ -46,21 +45,6 @@ def load_keys(disk: Disk, folder: Path, name: str, *, ml_dsa: bool, may_make: bo
             disk.replace(path, os.urandom(SEED_SIZE), mode=0o600)
         keys.append(SigningKey.from_seed(name, _seed(path), algorithm))
     return keys
-
-
-def log_cosigning_key(disk: Disk, path: Path) -> Callable[[str], SigningKey]:
-    """Return what gives a log's ML-DSA-44 key by origin, from a seed drawn on the first call.
-
-    Checkpoints sent to witnesses carry its line besides the Ed25519 one (DESIGN section 5).
-
-    Raises:
-        WitnessKeyUnusable: the file is exposed or damaged.
-    """
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        disk.replace(path, os.urandom(SEED_SIZE), mode=0o600)
-    seed = _seed(path)
-    return lambda origin: SigningKey.from_seed(origin, seed, ALGORITHM_ML_DSA_44)
 
 
 def _seed(path: Path) -> bytes:

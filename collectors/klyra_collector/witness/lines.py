@@ -18,9 +18,10 @@ def first_line_of(lines: Iterable[str], key: VerifyingKey) -> str | None:
     Raises:
         NoteError: a line of the key's name is not base64.
     """
-    return next((line for line in lines if _is_of(line, key)), None)
+    return next((line for line in lines if is_line_of(line, key)), None)
 
 
-def _is_of(line: str, key: VerifyingKey) -> bool:
+def is_line_of(line: str, key: VerifyingKey) -> bool:
+    """Say whether a signature line, with or without its newline, names a key; raises as `first_line_of`."""
     dash, name, material = (*line.rstrip("\n").split(" "), "", "")[:3]
     return (dash, name) == ("\u2014", key.name) and decode_base64(material)[:KEY_ID_SIZE] == key.key_id

@@ -7,13 +7,12 @@ the public one without the cosignatures until the next round.
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from klyra_audit.errors import Halted, KlyraError, RetryLater
+from klyra_audit.errors import Halted, KlyraError
 from klyra_audit.format import note
 from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.witness.heads import due_heads
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from klyra_collector.witness.heads import Head
     from klyra_collector.witness.judging import Cosignature
     from klyra_collector.witness.metrics import WitnessMetrics
-
-ATTEMPTS: Final = 4
-FIRST_DELAY_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +72,7 @@ class Witnessing:
         clients: Mapping[str, WitnessClient],
         disk: Disk,
         publish: Callable[[ShardDirectory, bytes], Awaitable[None]],
-        own_key: Callable[[str], SigningKey] | None,
+        own_key: Callable[[str], SigningKey],
         metrics: WitnessMetrics,
         now: Callable[[], float],
     ) -> None:
@@ -89,7 +85,7 @@ class Witnessing:
             clients: by the witness's name in the policy.
             disk: how files are replaced.
             publish: shows a shard's cosigned checkpoint as its public one, if that is still of the same size.
-            own_key: gives the log's second key, a cosigner's, by origin; None for logs without one.
+            own_key: gives the log's second key, a cosigner's, by the shard's name.
             metrics: what is told of each answer.
             now: seconds since 1970.
         """
@@ -134,10 +130,9 @@ class Witnessing:
             self._change("ledger", None, None)
 
     async def _have_cosigned(self, head: Head) -> None:
-        if self._own_key is not None:
-            key = self._own_key(head.checkpoint.origin)
-            head = await asyncio.to_thread(head.signed_also_by, key, int(self._now()))
-        current = _Round(head, recall(head.shard))
+        head = await asyncio.to_thread(self._signed_twice, head)
+        known = recall(head.shard)
+        current = _Round(head, {name: known[name] for name in self._clients if name in known})
         asked = [asyncio.create_task(self._ask(current, name, client)) for name, client in self._clients.items()]
         try:
             for answered in asyncio.as_completed(asked):
@@ -148,11 +143,14 @@ class Witnessing:
                 task.cancel()
             await asyncio.to_thread(keep, self._disk, head.shard, current.memory)
 
+    def _signed_twice(self, head: Head) -> Head:
+        return head.signed_also_by(self._own_key(head.shard.root.name), int(self._now()))
+
     async def _ask(self, current: _Round, name: str, client: WitnessClient) -> bool:
-        """Ask one witness, again after a passing trouble; return whether it cosigned."""
+        """Ask one witness; return whether it cosigned."""
         last = current.memory.get(name, LastAnswer())
         try:
-            cosignature = await self._persist(client, current.head, last.size)
+            cosignature = await client.cosign(current.head, last.size)
         except KlyraError as error:
             current.memory[name] = last.troubled(error.code, str(error))
             self._metrics.failed(name, error.code)
@@ -163,14 +161,6 @@ class Witnessing:
         self._metrics.cosigned(name, cosignature.time)
         self._change(name, None, None)
         return True
-
-    async def _persist(self, client: WitnessClient, head: Head, believed_size: int) -> Cosignature:
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return await client.cosign(head, believed_size)
-            except RetryLater:
-                await asyncio.sleep(FIRST_DELAY_SECONDS * 2**attempt * (0.5 + random.random() / 2))  # noqa: S311 - jitter
-        return await client.cosign(head, believed_size)
 
     async def _store(self, current: _Round) -> None:
         """Keep what a quorum has cosigned, then show it; show less only where no quorum has cosigned this size."""

@@ -7,7 +7,7 @@ import pytest
 from klyra_audit.format import note
 from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.seal.durable import Disk
-from klyra_collector.witnessed import BadWitnessPolicy, Witnessed, load_policy, witnessed
+from klyra_collector.witnessed import BadWitnessPolicy, Witnessed, load_policy, newest_time, newest_witnessed, witnessed
 from support.witnesses import NOW, Log, cosigning_key, policy_text
 
 LOG = Log().grow(5)
@@ -72,3 +72,17 @@ def test_a_policy_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadWitnessPolicy, match="cannot be read") as caught:
         load_policy(tmp_path / "policy")
     assert "witness.policy" in caught.value.remedy
+
+
+def test_the_newest_time_over_all_shards(tmp_path):
+    """A new shard that nobody has cosigned yet leaves the time of the one before; nothing at all is UNWITNESSED."""
+    wanted = load_policy(written(tmp_path, both("any")))
+    ledger = tmp_path / "ledger"
+    (ledger / "2027").mkdir(parents=True)
+    (ledger / "lock").touch()
+    assert newest_witnessed(ledger, wanted) is None
+    assert newest_time(ledger, wanted) is None
+    line = ONE.signature_line(LOG.checkpoint().text(), NOW)
+    Disk().replace(ShardDirectory(ledger / "2026").witnessed, note.append_lines(LOG.signed(), [line]))
+    assert newest_witnessed(ledger, wanted) == ("2026", Witnessed(5, NOW))
+    assert newest_time(ledger, wanted) == NOW

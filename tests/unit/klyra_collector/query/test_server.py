@@ -30,6 +30,7 @@ class TestAccount:
             "window_end": "2026-03-10T12:00:00.000Z",
             "export_formats": ["json", "ndjson", "csv"],
             "siem": False,
+            "witnessed_at": None,
         }
         assert_problem(client.get("/v1/plan?x=1"), 400, "unknown_parameter", parameter="x")
 

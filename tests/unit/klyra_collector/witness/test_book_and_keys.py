@@ -8,7 +8,7 @@ from klyra_audit.format.keys import ALGORITHM_COSIGNATURE, ALGORITHM_ML_DSA_44
 from klyra_collector.seal.durable import Disk
 from klyra_collector.witness import book
 from klyra_collector.witness.book import BadWitnessFile
-from klyra_collector.witness.keys import WitnessKeyUnusable, load_keys, log_cosigning_key
+from klyra_collector.witness.keys import WitnessKeyUnusable, load_keys
 from support.witnesses import NAME, Log, cosigning_key
 
 
@@ -85,13 +85,3 @@ def test_a_key_that_cannot_be_trusted_stops_the_witness(tmp_path):
     with pytest.raises(WitnessKeyUnusable) as exposed:
         load_keys(Disk(), tmp_path, NAME, ml_dsa=False, may_make=True)
     assert (exposed.value.code, "chmod 600" in exposed.value.remedy) == ("key_exposed", True)
-
-
-def test_a_log_has_one_second_key_under_each_of_its_names(tmp_path):
-    """The seed is drawn once; the key is named by the origin."""
-    path = tmp_path / "keys" / "collector.mldsa"
-    key = log_cosigning_key(Disk(), path)("a/b/2026").verifying_key
-    again = log_cosigning_key(Disk(), path)("a/b/2027").verifying_key
-    assert (key.name, again.name) == ("a/b/2026", "a/b/2027")
-    assert key.public == again.public
-    assert path.stat().st_mode & 0o777 == 0o600

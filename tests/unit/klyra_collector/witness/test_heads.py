@@ -66,6 +66,10 @@ def test_only_the_logs_own_lines_go_to_a_witness(tmp_path):
     assert len(note.signature_lines(head.encoded)) == 2
     opened = note.open_note(head.encoded, [log.key.verifying_key, second.verifying_key])
     assert [signature.time for signature in opened.signatures] == [None, NOW]
+    again = head.signed_also_by(second, NOW + 60)
+    opened = note.open_note(again.encoded, [log.key.verifying_key, second.verifying_key])
+    assert [signature.time for signature in opened.signatures] == [None, NOW + 60]
+    assert len(note.signature_lines(again.encoded)) == 2
 
 
 def test_nothing_is_due_before_there_is_something(tmp_path):

@@ -25,13 +25,11 @@ from klyra_collector.errors import IntakeHalted
 from klyra_collector.seal.durable import Disk
 from klyra_collector.stages import ControlRecord
 from klyra_collector.witness import client as client_module
-from klyra_collector.witness import witnessing as witnessing_module
 from klyra_collector.witness.assembly import show_cosigned
 from klyra_collector.witness.client import WitnessClient
 from klyra_collector.witness.errors import AnswerInvalid, WitnessUnavailable
 from klyra_collector.witness.heads import published_head
 from klyra_collector.witness.judging import MAX_ANSWER_BYTES
-from klyra_collector.witness.keys import log_cosigning_key
 from klyra_collector.witness.metrics import WitnessMetrics
 from klyra_collector.witness.request import SIZE_MEDIA_TYPE
 from klyra_collector.witness.server import create_app
@@ -41,11 +39,6 @@ from support.sealing import MICROSECONDS, SetClock, open_ledger
 from support.witnesses import Log, cosigning_key, kept, make_cosigner, metric, policy_text
 
 DAY = 86_400
-
-
-@pytest.fixture(autouse=True)
-def _without_delay(monkeypatch):
-    monkeypatch.setattr(witnessing_module, "FIRST_DELAY_SECONDS", 0.001)
 
 
 @dataclass
@@ -92,7 +85,7 @@ class Bench:
             clients=clients,
             disk=self.disk,
             publish=self._publish,
-            own_key=log_cosigning_key(self.disk, self.root / "keys" / "collector.mldsa"),
+            own_key=self.ledger.identity.signers.cosigning_key,
             metrics=WitnessMetrics(self.prometheus, self.now),
             now=self.now,
         )
@@ -106,7 +99,9 @@ class Bench:
                 for name, app in self.apps.items():
                     http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False))
                     await stack.enter_async_context(http)
-                    clients[name] = WitnessClient(http, key_of(name).verifying_key, f"http://{name}/", self.now)
+                    clients[name] = WitnessClient(
+                        http, key_of(name).verifying_key, f"http://{name}/", self.now, first_delay_seconds=0.001
+                    )
                 self.prometheus = CollectorRegistry()
                 task = self._build(clients)
                 await task.round()
@@ -288,7 +283,7 @@ def test_what_a_witness_answers_is_kept_for_status(bench, answer, code):
 def test_a_witness_that_moves_each_time_is_given_up_for_now(bench):
     """Two conflicts in one call are retryable, under a code of their own."""
     moves = [(409, f"{size}\n", SIZE_MEDIA_TYPE) for size in (1, 2)]
-    made = bench(w1=scripted(*moves * witnessing_module.ATTEMPTS))
+    made = bench(w1=scripted(*moves * client_module.ATTEMPTS))
     made.rounds()
     assert kept(made.shard.witnesses)["w1"]["trouble"] == "witness_size_moves"
 
@@ -410,7 +405,7 @@ def test_rounds_repeat_until_they_are_stopped(bench):
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(counted)) as http:
-            client = WitnessClient(http, key_of("w1").verifying_key, "http://w1", made.now)
+            client = WitnessClient(http, key_of("w1").verifying_key, "http://w1", made.now, first_delay_seconds=0.001)
             stop = asyncio.Event()
             running = asyncio.create_task(made._build({"w1": client}).run(stop, 0.01))
             await enough.wait()
@@ -427,7 +422,7 @@ def ask(made, transport, url="http://w1"):
 
     async def run():
         async with httpx.AsyncClient(transport=transport) as http:
-            client = WitnessClient(http, key_of("w1").verifying_key, url, made.now)
+            client = WitnessClient(http, key_of("w1").verifying_key, url, made.now, first_delay_seconds=0.001)
             return await client.cosign(published_head(made.shard), 0)
 
     return asyncio.run(run())
