@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from klyra_collector.registry.outbox import OutboxCommand
     from klyra_collector.seal.ledger import Ledger
     from klyra_collector.seal.sealer import Sealer
-    from klyra_collector.stages import Record, Sealed
+    from klyra_collector.stages import Outcome, Record, Sealed
 
 COMMANDS_AT_ONCE = 256
 IDLE_SECONDS = 0.2
@@ -106,6 +106,8 @@ class OutboxDrain:
                 tenancy = Tenancy(**command.payload)
                 outcome = await self._sealer.on_thread(lambda: self._ledger.commit_policy(tenancy))
                 return outcome.sealed
+            if command.kind in ("emitter_key", "collector_key"):
+                return (await self._sealer.on_thread(lambda: self._commit_key(command))).sealed
             record = await self._record(command)
             outcomes = await self._sealer.seal(Submission((record,), strict=True, size=len(record.content)))
             return outcomes[0].sealed
@@ -116,6 +118,14 @@ class OutboxDrain:
             _log.error("command_refused", command_id=command.command_id, reason=str(error))
             await asyncio.to_thread(self._registry.mark_refused, command.command_id, str(error))
             return None
+
+    def _commit_key(self, command: OutboxCommand) -> Outcome:
+        """Runs on the sealing thread."""
+        if command.kind == "emitter_key":
+            return self._ledger.commit_emitter_key(**command.payload)
+        if command.payload["action"] == "rotate":
+            return self._ledger.rotate_key(command.payload["vkey"])
+        return self._ledger.revoke_key(command.payload["vkey"])
 
     async def _record(self, command: OutboxCommand) -> Record:
         document = command.payload["document"]

@@ -94,7 +94,7 @@ class Database:
         """Make the tables unless they are there; refuse those of a later version."""
         with self.reading() as connection:
             version = _schema_version(connection)
-        if version is None:
+        if version is None or version < SCHEMA_VERSION:
             with _translated(), self._transaction() as connection:
                 version = _make_tables(connection)
         if version > SCHEMA_VERSION:
@@ -112,13 +112,17 @@ def _schema_version(connection: Connection) -> int | None:
 
 
 def _make_tables(connection: Connection) -> int:
-    """Make the tables, unless another process was first; return their version."""
+    """Make the tables, or those that a later version added, unless another process was first; return their version."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _PREPARING_LOCK})
     version = _schema_version(connection)
     if version is None:
         METADATA.create_all(connection)
         connection.execute(REGISTRY.insert().values(singleton=1, schema_version=SCHEMA_VERSION))
+        version = SCHEMA_VERSION
+    if version < SCHEMA_VERSION:  # so far versions have only added tables
+        METADATA.create_all(connection)
+        connection.execute(REGISTRY.update().values(schema_version=SCHEMA_VERSION))
         version = SCHEMA_VERSION
     return version
 

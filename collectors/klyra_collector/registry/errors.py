@@ -4,7 +4,8 @@ RetryLater
 └── RegistryUnavailable  the database cannot be written or read right now; nothing was changed
 Rejected  (codes: bad_scope, bad_role, bad_plan, bad_retention, too_many_retentions, bad_organization_id,
 │          organization_exists, unknown_organization, bad_expiry, bad_label, bad_emitter_id, unknown_key,
-│          key_not_in_force, bad_lifetime, bad_overlap, command_refused, unknown_event_type)
+│          key_not_in_force, bad_vkey, emitter_key_exists, unknown_emitter_key, ambiguous_emitter_key, bad_sequence,
+│          bad_lifetime, bad_overlap, command_refused, unknown_event_type)
 ├── KeyRefused           an API key does not authenticate
 └── SignInRefused        a sign-in token does not open a session
 Paused

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from klyra_audit.event import AuditEvent
     from klyra_audit.validation import Validator
     from klyra_collector.registry.database import Database
+    from klyra_collector.registry.emitters import EmitterKey
     from klyra_collector.registry.organizations import Organization
 
 KEPT_SEALED_US: Final = timestamps.SECONDS_PER_DAY * timestamps.MICROSECONDS
@@ -49,13 +50,15 @@ class OutboxCommand:
         command_id: a UUIDv7 as text.
         organization_id: in whose chain; the operator's own name for the operator's.
         kind: `event`: payload {"document": event document whose id derives from `command_id`};
-            `policy`: payload {"organization_id", "plan", "policy", "retention_days"}.
+            `policy`: payload {"organization_id", "plan", "policy", "retention_days"};
+            `emitter_key`: payload {"emitter_id", "vkey", "organization_id" | null, "revoked_after_seq" | null};
+            `collector_key`: payload {"action": "rotate" | "revoke", "vkey": the newest key so far | the one to revoke}.
         payload: JSON.
     """
 
     command_id: str
     organization_id: str
-    kind: Literal["event", "policy"]
+    kind: Literal["event", "policy", "emitter_key", "collector_key"]
     payload: dict[str, Any]
 
 
@@ -111,6 +114,27 @@ class Outbox:
         }
         command = OutboxCommand(str(_new_id(now)), organization.organization_id, "policy", payload)
         return self._add(connection, command, now)
+
+    def add_emitter_key(self, connection: Connection, key: EmitterKey) -> str:
+        """Add the announcement or the revocation of an emitter's key and return the command's id."""
+        payload = {
+            "emitter_id": key.emitter_id,
+            "vkey": key.vkey,
+            "organization_id": key.organization_id,
+            "revoked_after_seq": key.revoked_after_seq,
+        }
+        owner = key.organization_id or OPERATOR_ORGANIZATION_ID
+        now = self._clock()
+        return self._add(connection, OutboxCommand(str(_new_id(now)), owner, "emitter_key", payload), now)
+
+    def record_collector_key(self, action: Literal["rotate", "revoke"], vkey: str) -> str:
+        """Have the collector rotate from one of its keys, or revoke it; return the command's id."""
+        now = self._clock()
+        command = OutboxCommand(
+            str(_new_id(now)), OPERATOR_ORGANIZATION_ID, "collector_key", {"action": action, "vkey": vkey}
+        )
+        with self._database.writing() as connection:
+            return self._add(connection, command, now)
 
     def record_event(self, organization_id: str | None, event: AuditEvent) -> str:
         """Add an event in a transaction of its own; `add_event` says the rest."""

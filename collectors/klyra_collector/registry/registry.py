@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.validation import Validator
 from klyra_collector.registry.database import Database
 from klyra_collector.registry.denials import MAX_ENDPOINT_CHARACTERS, Denial, Denials
+from klyra_collector.registry.emitters import EmitterKeys
 from klyra_collector.registry.keys import KeyRequest, Keys
 from klyra_collector.registry.last_use import LastUse
 from klyra_collector.registry.organizations import Organizations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from klyra_audit.catalog import Catalog
     from klyra_audit.event import Actor, AuditEvent
+    from klyra_collector.registry.emitters import EmitterKey
     from klyra_collector.registry.keys import ApiKey, IssuedKey
     from klyra_collector.registry.organizations import Organization
     from klyra_collector.registry.outbox import OutboxCommand, RefusedCommand
@@ -57,6 +59,7 @@ class Registry:
         self._organizations = Organizations(database, self._outbox, policies, clock)
         self._last_use = LastUse(database)
         self._keys = Keys(database, self._outbox, self._last_use, clock)
+        self._emitter_keys = EmitterKeys(database, self._outbox, clock)
         self._sessions = Sessions(database, self._outbox, clock)
         self._reads = Reads(database, self._outbox, clock)
         self._denials = Denials(database, self._outbox, clock)
@@ -191,7 +194,55 @@ class Registry:
         """
         return self._keys.authenticate(bearer_text)
 
+    # Emitters' signing keys
+
+    def add_emitter_key(
+        self, emitter_id: str, vkey: str, organization_id: str | None, *, by: Actor
+    ) -> tuple[EmitterKey, str]:
+        """Register an emitter's public key; return it with its outbox command, see `outbox_position`.
+
+        Args:
+            emitter_id: as the emitter calls itself, and the key's name.
+            vkey: the verifier key line.
+            organization_id: whose events it signs; None for an emitter that organizations share.
+            by: who adds it.
+
+        Raises:
+            Rejected: `bad_emitter_id`, `bad_vkey`, `emitter_key_exists`, `unknown_organization`.
+        """
+        return self._emitter_keys.add(emitter_id, vkey, organization_id, by=by)
+
+    def emitter_keys(self, organization_id: str | None = None) -> list[EmitterKey]:
+        """Return one organization's emitter keys (shared ones under the name `operator`), or all, oldest first."""
+        return self._emitter_keys.all(organization_id)
+
+    def keys_of_emitter(self, emitter_id: str) -> list[EmitterKey]:
+        """Return the keys that are or were registered under an emitter's id, oldest first."""
+        return self._emitter_keys.of(emitter_id)
+
+    def revoke_emitter_key(
+        self, vkey: str, untrusted_from: int | None = None, *, by: Actor
+    ) -> tuple[EmitterKey, str | None]:
+        """Believe an emitter's key no longer; return it with its outbox command, None if it was revoked before.
+
+        Args:
+            vkey: which.
+            untrusted_from: sequence number from which on, in each of its boots, not even what was sealed is believed.
+            by: who revokes it.
+
+        Raises:
+            Rejected: `unknown_emitter_key`, `bad_sequence`.
+        """
+        return self._emitter_keys.revoke(vkey, untrusted_from, by=by)
+
     # The outbox
+
+    def record_collector_key(self, action: Literal["rotate", "revoke"], vkey: str) -> str:
+        """Have the collector rotate from one of its own keys, or revoke it; return the command's id.
+
+        It refuses by `outbox_position` what cannot be done: see `Ledger.rotate_key` and `Ledger.revoke_key`.
+        """
+        return self._outbox.record_collector_key(action, vkey)
 
     def record_event(self, organization_id: str | None, event: AuditEvent) -> str:
         """Have the collector seal an entry about the product itself; return the command's id.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from klyra_collector.registry.denials import Denial
+    from klyra_collector.registry.emitters import EmitterKey
     from klyra_collector.registry.keys import ApiKey
     from klyra_collector.registry.organizations import Organization
     from klyra_collector.registry.reads import MergedReads, Read
@@ -50,6 +51,17 @@ def key_rotated(by: Actor, key: ApiKey, overlap: timedelta) -> AuditEvent:
 def key_revoked(by: Actor, key: ApiKey) -> AuditEvent:
     """A key is refused from now on."""
     return _event("api_key.revoked", by, _key(key), "delete", _key_metadata(key))
+
+
+def emitter_key_added(by: Actor, key: EmitterKey) -> AuditEvent:
+    """A signing key of an emitter was registered."""
+    return _event("emitter_key.added", by, _emitter_key(key), "create", {"vkey": key.vkey})
+
+
+def emitter_key_revoked(by: Actor, key: EmitterKey) -> AuditEvent:
+    """A signing key of an emitter is no longer accepted."""
+    metadata = {"vkey": key.vkey, "revoked_after_seq": key.revoked_after_seq}
+    return _event("emitter_key.revoked", by, _emitter_key(key), "delete", metadata)
 
 
 def session_created(session: Session, method: str) -> AuditEvent:
@@ -104,6 +116,10 @@ def _event(
 
 def _key(key: ApiKey) -> Resource:
     return Resource("api_key", key.key_id, key.label or None)
+
+
+def _emitter_key(key: EmitterKey) -> Resource:
+    return Resource("emitter_key", key.emitter_id)
 
 
 def _key_metadata(key: ApiKey) -> dict[str, Any]:

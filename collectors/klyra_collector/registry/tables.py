@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # 2 added emitter_keys
 METADATA: Final = MetaData()
 
 _POSITION = BigInteger().with_variant(Integer, "sqlite")  # what SQLite can count up by itself
@@ -61,6 +61,17 @@ API_KEY_SECRETS: Final = Table(
     Column("sha256", LargeBinary(32), primary_key=True),
     Column("created_at", BigInteger, nullable=False),
     Column("valid_until", BigInteger),  # set by rotation; null: as long as the key
+)
+
+EMITTER_KEYS: Final = Table(
+    "emitter_keys",
+    METADATA,
+    Column("vkey", String(512), primary_key=True),
+    Column("emitter_id", String(256), nullable=False, index=True),
+    Column("organization_id", ForeignKey("organizations.organization_id"), index=True),  # null: shared
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("revoked_after_seq", BigInteger),
 )
 
 OUTBOX: Final = Table(

@@ -10,6 +10,7 @@ import hmac
 from typing import TYPE_CHECKING, NamedTuple
 
 from klyra_audit.format import canonical, frame, sections
+from klyra_audit.format.control import Key
 from klyra_audit.format.frame import BlobFrame, BodyFrame
 from klyra_audit.format.leaf import LEAF_SIZE, NEVER, Flag, Kind, Leaf
 from klyra_audit.format.merkle import leaf_hash
@@ -126,6 +127,17 @@ class CommitPlan:
         if present is not None and present.document == control.document:
             return Outcome(Status.DUPLICATE, self._sealed_at(self._shard, present.leaf))
         return self.add_control(control)
+
+    def add_key(
+        self, emitter_id: str, vkey: str, organization_id: str | None, revoked_after_seq: int | None
+    ) -> Outcome:
+        """Plan the KEY record of a key without a boot; what is announced, or revoked, already is not sealed again."""
+        present = self._state.keys.get((emitter_id, vkey))
+        if present is not None and present.revoked_after_seq == revoked_after_seq:
+            return Outcome(Status.DUPLICATE, self._sealed_at(self._shard, self._state.key_leaves[emitter_id, vkey]))
+        ordinal = self._state.last_ordinal + 1 if present is None else present.ordinal
+        org_ref = None if organization_id is None else self._reference(organization_id)
+        return self.add_document(Key(ordinal, emitter_id, None, vkey, org_ref, revoked_after_seq))
 
     def _candidate(self, record: Record) -> _Candidate:
         org_ref = self._reference(record.tenancy.organization_id)

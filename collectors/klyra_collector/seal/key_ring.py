@@ -96,11 +96,7 @@ class KeyRing:
         """
         key = self.find(vkey)
         if key is None:
-            raise Rejected(
-                f"{vkey} is no key of this shard.",
-                remedy="See them with `klyra-audit ledger show`.",
-                code="unknown_key",
-            )
+            raise unknown_key(vkey)
         if all(other.vkey == vkey for other in self.in_force):
             raise Rejected(
                 f"{vkey} is the only key that signs.",
@@ -111,6 +107,13 @@ class KeyRing:
 
     def _is_handed_over(self, position: int) -> bool:
         return position == 0 or self._kept(self._announced[position].ordinal)
+
+
+def unknown_key(vkey: str) -> Rejected:
+    """Return the error for a key that a shard does not announce."""
+    return Rejected(
+        f"{vkey} is no key of this shard.", remedy="See them with `klyra-audit ledger show`.", code="unknown_key"
+    )
 
 
 def keys_of(keys: Iterable[Key], collector_id: str, origin: str) -> tuple[Key, ...]:

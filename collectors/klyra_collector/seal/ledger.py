@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 
+from klyra_audit.errors import Rejected
 from klyra_audit.format import control
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen, Start
+from klyra_audit.format.sections import OPERATOR_REFERENCE
 from klyra_audit.timestamps import MICROSECONDS, day_of
 from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.errors import CellConflict, CellUnreachable, Conflict, IntakeHalted, SignerFailed
@@ -28,7 +30,7 @@ from klyra_collector.seal.consent import read_consent
 from klyra_collector.seal.files import ShardFiles
 from klyra_collector.seal.heads import heads_are_due
 from klyra_collector.seal.identity import KeyOptions, load_identity
-from klyra_collector.seal.key_ring import KeyRing, keys_of
+from klyra_collector.seal.key_ring import KeyRing, keys_of, unknown_key
 from klyra_collector.seal.lock import LedgerLock
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
@@ -210,6 +212,53 @@ class Ledger:
         """Make an organization's policy the one in force; raises as `commit` does."""
         plan = self._plan()
         return self._write(plan, lambda: [plan.add_policy(tenancy)])[0]
+
+    def commit_emitter_key(
+        self, emitter_id: str, vkey: str, organization_id: str | None, revoked_after_seq: int | None
+    ) -> Outcome:
+        """Announce or revoke a key of an emitter; raises as `commit` does.
+
+        Raises:
+            Rejected: `bad_emitter_id`: it is the collector's own.
+        """
+        if emitter_id == self.identity.collector_id:
+            raise Rejected(f"{emitter_id} is the collector.", remedy="Rename the emitter.", code="bad_emitter_id")
+        plan = self._plan()
+        return self._write(plan, lambda: [plan.add_key(emitter_id, vkey, organization_id, revoked_after_seq)])[0]
+
+    def rotate_key(self, outgoing: str) -> Outcome:
+        """Announce a new key of the collector; it signs once a checkpoint covers that (see `CheckpointSigner.sign`).
+
+        A crash after the key was drawn leaves a file that nobody has heard of, which the next call takes; a crash
+        after its record was sealed leaves the rest to the signing that follows, at the next start too.
+
+        Args:
+            outgoing: the verifier key line that is newest. If another one is by now, nothing is done: this very
+                rotation has happened already.
+
+        Raises:
+            Rejected: `unknown_key`, or `external_signer`; raises as `commit` does as well.
+        """
+        plan = self._plan()  # which may open the next shard
+        ring = self.ring()
+        newest = ring.newest()
+        if newest is None or ring.find(outgoing) is None:
+            raise unknown_key(outgoing)
+        vkey = str(newest.vkey)
+        if vkey == outgoing:
+            vkey = self.signer.add_key([str(key.vkey) for key in self._own_keys()]).vkey
+        return self._write(plan, lambda: [plan.add_key(self.identity.collector_id, vkey, None, None)])[0]
+
+    def revoke_key(self, vkey: str) -> Outcome:
+        """Revoke a key of the collector: it vouches for what is sealed by now, and signs nothing more.
+
+        Raises:
+            Rejected: `unknown_key`, or `last_key` when no other key signs yet; raises as `commit` does as well.
+        """
+        plan = self._plan()
+        revoked = self.ring().check_revocable(vkey).revoked_after_seq
+        last = self._state.chain(OPERATOR_REFERENCE).next_seq - 1 if revoked is None else revoked
+        return self._write(plan, lambda: [plan.add_key(self.identity.collector_id, vkey, None, last)])[0]
 
     def seal_heads(self) -> None:
         """Seal HEADS if anything but HEADS was sealed since the last one; raises as `commit` does."""

@@ -124,6 +124,15 @@ def load_external_key(path: str) -> ExternalKey:
     return key
 
 
+def signing_files(files: KeyFiles) -> list[str]:
+    """Return the names of all private signing keys, of every shard, the one for cosigning included."""
+    return [
+        name
+        for name in (*files.names("*.key"), *files.names("*.mldsa"))
+        if _SIGNING_FILES.fullmatch(name) or name == COSIGNING_KEY
+    ]
+
+
 class _Held(NamedTuple):
     """A key that is held elsewhere."""
 
@@ -195,14 +204,6 @@ class Signers:
         added = [name for name in self._files.names(f"{stem}.*.key") if _ADDED.fullmatch(name.removeprefix(stem))]
         added.sort(key=lambda name: int(name.split(".")[1]))
         return [name for name in (first, *added) if self._files.exists(name)]
-
-    def signing_files(self) -> list[str]:
-        """Return the names of all private signing keys, of every shard, the one for cosigning included."""
-        return [
-            name
-            for name in (*self._files.names("*.key"), *self._files.names("*.mldsa"))
-            if _SIGNING_FILES.fullmatch(name) or name == COSIGNING_KEY
-        ]
 
     def next_shard_key(self, shard: str) -> SigningKey:
         """Return the key for a shard that is going to be opened, drawn and durable; the same one if called again.

@@ -66,6 +66,7 @@ class LedgerState:
         last_ordinal: highest KEY ordinal given.
         collector_vkeys: the collector's own announced keys.
         keys: newest KEY record of every key, revoked or not, by its owner's id and verifier key; boots are not keys.
+        key_leaves: index of each of those records.
         schemas: SHA-256 of each schema in force, by schema id.
         holds: legal holds in force, with the index of their leaf, by hold id.
         hold_ids: every hold that was ever placed in the shard, released or not.
@@ -85,6 +86,7 @@ class LedgerState:
     last_ordinal: int = 0
     collector_vkeys: set[str] = field(default_factory=set)
     keys: dict[tuple[str, str], Key] = field(default_factory=dict)
+    key_leaves: dict[tuple[str, str], int] = field(default_factory=dict)
     schemas: dict[str, str] = field(default_factory=dict)
     holds: dict[str, tuple[Hold, int]] = field(default_factory=dict)
     hold_ids: set[str] = field(default_factory=set)
@@ -157,7 +159,7 @@ class LedgerState:
     def _apply(self, document: ControlDocument, index: int) -> None:
         match document:
             case Key():
-                self._apply_key(document)
+                self._apply_key(document, index)
             case Hold():
                 self.holds[document.hold_id] = document, index
                 self.hold_ids.add(document.hold_id)
@@ -172,13 +174,14 @@ class LedgerState:
             case ShardClose():
                 self.closed = document
 
-    def _apply_key(self, key: Key) -> None:
+    def _apply_key(self, key: Key, index: int) -> None:
         self.last_ordinal = max(self.last_ordinal, key.ordinal)
         if key.boot is not None:
             scope = OPERATOR_REFERENCE if key.org_ref is None else key.org_ref
             self.boots[Boot(scope, key.emitter_id, key.boot)] = key.ordinal
         elif key.vkey is not None:
             self.keys[key.emitter_id, key.vkey] = key
+            self.key_leaves[key.emitter_id, key.vkey] = index
             if key.org_ref is None:
                 self.collector_vkeys.add(key.vkey)
 
