@@ -1,0 +1,380 @@
+"""Verify a published log over HTTP, in numbered steps: what everybody can check who has no copy of the ledger.
+
+(1)  Fetch the checkpoint and check who signed it, with the pinned keys, else with those that the server names.
+(2)  Fetch the hashes at the right edge of every tile level: they must lead to the signed root.
+(3)  Go down level by level: the root of every tile must be the hash that the tile above it, authentic by now, has.
+(4)  Fetch the entry bundles, where they may be had: every leaf must have the hash in its tile.
+(5)  Follow the leaves as in a ledger: known version and kind, time, each organization's chain.
+(6)  Compare with an earlier checkpoint, if there is one: its root must be the tree's at its size.
+
+Bodies and control documents are not published: what is in them is not checked, and the report says so.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from klyra_audit.format import merkle, tile
+from klyra_audit.format import policy as policies
+from klyra_audit.format.errors import FormatError, ProofError, TileError
+from klyra_audit.format.leaf import LEAF_SIZE
+from klyra_audit.format.merkle import HASH_SIZE, TILE_HEIGHT
+from klyra_audit.format.note import MAX_NOTE_BYTES
+from klyra_audit.format.policy import MAX_POLICY_BYTES
+from klyra_audit.format.tile import ENTRIES, FULL_WIDTH, Tile
+from klyra_collector.verify.errors import CannotVerify
+from klyra_collector.verify.findings import Findings
+from klyra_collector.verify.leaves import ChainChecker
+from klyra_collector.verify.remote_client import Address, LogClient, Refused
+from klyra_collector.verify.report import Report, ShardReport
+from klyra_collector.verify.tiles import leaf_hashes, split_hashes, tile_root
+from klyra_collector.verify.verdicts import Finding, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import PurePath
+
+    from klyra_audit.format.checkpoint import Checkpoint
+    from klyra_audit.format.policy import Opened, Policy
+
+MAX_LEAVES: Final = 1 << 32  # a shard is a year: some 130 records in every second of it
+POLICY_PATH: Final = ".well-known/klyra-audit/policy"
+
+_UNKNOWN_HASH: Final = bytes(HASH_SIZE)  # no subtree has this root
+_UNKNOWN_TILE: Final = _UNKNOWN_HASH * FULL_WIDTH
+_ENTRY_BYTES: Final = LEAF_SIZE + 2
+_FORBIDDEN: Final = frozenset({401, 403})
+_UNSEEN: Final = (
+    "bodies and control documents are not published: what the records say was not checked; verify the ledger's "
+    "directory, or an export packet, for that"
+)
+_GIVE_KEY: Final = "Give an operator's key with the scope verify in KLYRA_KEY, or verify an export packet."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions:
+    """How to verify a published log.
+
+    Attributes:
+        policy: the pinned keys; None takes the server's word for them, and counts as not pinned.
+        key: an API key that may read entries; None where they are public, or to do without them.
+        earlier: a checkpoint that was archived before, as it was signed; None without one.
+        require_pinned: without pinned keys nothing counts as checked.
+        limit_findings: how many findings the report describes; all are counted.
+        progress: called with the log's name, a step's name, and how much of it is done.
+        sleep: to wait with.
+    """
+
+    policy: Policy | None = None
+    key: str | None = None
+    earlier: bytes | None = None
+    require_pinned: bool = True
+    limit_findings: int = 100
+    progress: Callable[[str, str, int, int], None] = lambda _log, _step, _done, _total: None
+    sleep: Callable[[float], None] = time.sleep
+
+
+def url_of(target: PurePath | str) -> str | None:
+    """Return the URL that a target is, None for a path; a path object has lost one of its slashes."""
+    text = str(target)
+    scheme, separator, rest = text.partition(":/")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return None
+    return f"{scheme.lower()}://{rest.lstrip('/')}"
+
+
+def verify_url(url: str, options: RemoteOptions) -> Report:
+    """Verify the log that is published at a URL, such as https://audit.example/log/collector-1/2026.
+
+    Raises:
+        CannotVerify: no log can be read there.
+    """
+    with closing(LogClient(Address.parse(url), options.key, options.sleep)) as client:
+        shard = RemoteVerification(client, options).run()
+    return Report(target=url, pinned=options.policy is not None, require_pinned=options.require_pinned, shards=[shard])
+
+
+@dataclass(slots=True)
+class _Tree:
+    """Hashes that lead to the signed root.
+
+    Attributes:
+        size: number of leaves.
+        levels: authentic hashes by tile level from 1 on, concatenated; zeros where they are not.
+        edge: hashes of level 0 behind its last full tile.
+    """
+
+    size: int
+    levels: dict[int, bytes] = field(default_factory=dict)
+    edge: bytes = b""
+
+    def above(self, number: int, level: int = 0) -> bytes:
+        """Return what the level above says is the root of a full tile."""
+        return self.levels[level + 1][number * HASH_SIZE : (number + 1) * HASH_SIZE]
+
+
+class RemoteVerification:
+    """One run over one log."""
+
+    def __init__(self, client: LogClient, options: RemoteOptions) -> None:
+        self._client = client
+        self._options = options
+        self._policy = options.policy or _published_policy(client)
+        self._findings = Findings(options.limit_findings)
+        self._notes = [_UNSEEN]
+        self._name = ""
+        self._chains = ChainChecker({})
+        self._reads_entries = True
+        self._kept_tile = b""
+
+    def run(self) -> ShardReport:
+        """Return what was found."""
+        # (1): what was signed, by whom
+        encoded = self._fetch("checkpoint", MAX_NOTE_BYTES)
+        opened = self._open(encoded)
+        if opened is None:
+            return self._report(None, encoded)
+        head = opened.checkpoint
+        self._name = head.origin
+        earlier = self._open_earlier(head)
+        # (2), (3): whether the tiles lead to the signed root
+        tree = self._read_levels(head)
+        if tree is not None:
+            # (4), (5): the leaves
+            self._check_leaves(tree, earlier)
+            # (6): what was signed before
+            self._compare(tree, earlier)
+        return self._report(opened, encoded)
+
+    def _open(self, encoded: bytes) -> Opened | None:
+        """Return the head if it is signed as it should be."""
+        try:
+            opened = policies.open_checkpoint(encoded, self._policy)
+        except FormatError as error:
+            self._say(Verdict.BAD_SIGNATURE, f"{error}", "checkpoint")
+            return None
+        head = opened.checkpoint
+        if not 0 < head.size <= MAX_LEAVES:
+            self._say(Verdict.UNVERIFIABLE, f"it is the head of {head.size} records", "checkpoint")
+            return None
+        if not opened.quorum_met:
+            reason = f"the witnesses of {self._policy.quorum}, which the policy asks for, have not cosigned this head"
+            remedy = "They cosign every minute or so: run it again, and ask the operator if it stays."
+            self._say(Verdict.UNVERIFIABLE, reason, "checkpoint", remedy=remedy)
+        return opened
+
+    def _open_earlier(self, head: Checkpoint) -> Checkpoint | None:
+        """Return the head that the reader archived, if this one can be compared with it."""
+        if self._options.earlier is None:
+            return None
+        try:
+            earlier = policies.open_checkpoint(self._options.earlier, self._policy).checkpoint
+        except FormatError as error:
+            raise CannotVerify(
+                f"The earlier checkpoint cannot be used: {error}.",
+                code="bad_checkpoint",
+                remedy="Give one that this log signed, unchanged, and a policy that has the key.",
+            ) from error
+        if earlier.origin != head.origin:
+            raise CannotVerify(
+                f"The earlier checkpoint is of {earlier.origin}, and this log is {head.origin}.",
+                code="bad_checkpoint",
+                remedy="Give one of this log.",
+            )
+        if earlier.size > head.size:
+            reason = f"a head of {earlier.size} records was signed before, and this one has {head.size}"
+            self._find(Verdict.ROLLBACK, reason, "checkpoint", head.size, earlier.size - 1)
+            return None
+        return earlier
+
+    def _read_levels(self, head: Checkpoint) -> _Tree | None:
+        """Return the authentic hashes of all levels above the leaves; None if nothing leads to the root."""
+        counts = list(_counts(head.size))
+        edges = {level: self._edge(level, count) for level, count in enumerate(counts)}
+
+        def read(level: int, first: int, count: int) -> bytes:
+            begin = (first - counts[level] // FULL_WIDTH * FULL_WIDTH) * HASH_SIZE
+            return edges[level][begin : begin + count * HASH_SIZE]
+
+        try:
+            leads = merkle.root_from(read, head.size) == head.root
+        except ProofError:  # a tile is missing or of another length, which has been said
+            return None
+        if not leads:
+            reason = "the hashes at the right edge of its tiles do not lead to the signed root"
+            self._find(Verdict.ROOT_MISMATCH, reason, "tile", 0, head.size - 1)
+            return None
+        tree = _Tree(head.size, {len(counts): b""}, edges[0])
+        for level in range(len(counts) - 1, 0, -1):
+            full = counts[level] // FULL_WIDTH
+            tree.levels[level] = b"".join(self._descend(tree, level, number) for number in range(full)) + edges[level]
+        return tree
+
+    def _edge(self, level: int, count: int) -> bytes:
+        """Return the hashes of a level behind its last full tile, as the server has them."""
+        number, width = divmod(count, FULL_WIDTH)
+        return self._hashes(Tile(level, number, width)) if width else b""
+
+    def _descend(self, tree: _Tree, level: int, number: int) -> bytes:
+        """Return the hashes of a full tile if they are those that the level above stands for, else zeros."""
+        if tree.above(number, level) == _UNKNOWN_HASH:  # what would vouch for it is not authentic, which was said
+            return _UNKNOWN_TILE
+        hashes = self._hashes(Tile(level, number))
+        if not hashes:  # which has been said
+            return _UNKNOWN_TILE
+        if tile_root(hashes) == tree.above(number, level):
+            return hashes
+        leaves = FULL_WIDTH ** (level + 1)
+        first = number * leaves
+        reason = "its hashes are not those that the signed root stands for"
+        self._find(Verdict.ROOT_MISMATCH, reason, Tile(level, number).path, first, first + leaves - 1)
+        return _UNKNOWN_TILE
+
+    def _check_leaves(self, tree: _Tree, earlier: Checkpoint | None) -> None:
+        count = -(-tree.size // FULL_WIDTH)
+        for number in range(count):
+            item = Tile(0, number, min(FULL_WIDTH, tree.size - number * FULL_WIDTH))
+            hashes = self._descend(tree, 0, number) if item.is_full else tree.edge
+            if earlier is not None and earlier.size // FULL_WIDTH == number:
+                self._kept_tile = b"" if hashes == _UNKNOWN_TILE else hashes
+            if self._reads_entries:
+                self._check_bundle(item, split_hashes(hashes))
+            self._options.progress(self._name, "leaves", number + 1, count)
+        if not self._reads_entries:
+            reason = "entry bundles cannot be read, so that only hashes of records were checked, not the records"
+            self._say(Verdict.UNVERIFIABLE, reason, "tile/entries", remedy=_GIVE_KEY)
+
+    def _check_bundle(self, item: Tile, hashes: list[bytes]) -> None:
+        """Check the leaves of a bundle against their hashes, and follow them."""
+        leaves = self._leaves(Tile(ENTRIES, item.number, item.width))
+        for place, expected in enumerate(hashes):
+            self._check_leaf(item.first + place, leaves[place] if leaves else None, expected)
+
+    def _check_leaf(self, index: int, leaf: bytes | None, expected: bytes) -> None:
+        """Check a leaf; one that is not there, or whose hash is not known, is passed over."""
+        hashed = _UNKNOWN_HASH if leaf is None else leaf_hashes(leaf)
+        if leaf is None or hashed != expected:
+            self._chains.skip(index, hashed if expected == _UNKNOWN_HASH else expected)
+            if leaf is not None and expected != _UNKNOWN_HASH:
+                self._find(Verdict.ALTERED, "its leaf is not the one that was sealed", _bundle_of(index), index, index)
+            return
+        problems = self._chains.check(index, leaf)
+        for problem in problems:
+            self._find(problem.verdict, problem.reason, _bundle_of(index), index, index)
+        if not problems:
+            self._findings.count(Verdict.OK, 1)
+
+    def _leaves(self, item: Tile) -> list[bytes] | None:
+        """Return the leaves of a bundle; None if they cannot be had."""
+        first, last = item.first, item.first + item.width - 1
+        try:
+            entries = tile.split_bundle(self._client.get(item.path, item.width * _ENTRY_BYTES))
+        except Refused as error:
+            if error.status in _FORBIDDEN:
+                self._reads_entries = False
+            else:
+                self._find(Verdict.MISSING, f"{error}", item.path, first, last)
+            return None
+        except TileError as error:
+            self._find(Verdict.ALTERED, f"{error}", item.path, first, last)
+            return None
+        if len(entries) != item.width or any(len(entry) != LEAF_SIZE for entry in entries):
+            self._find(Verdict.ALTERED, f"it is no bundle of {item.width} leaves", item.path, first, last)
+            return None
+        return entries
+
+    def _compare(self, tree: _Tree, earlier: Checkpoint | None) -> None:
+        """See whether the tree had the root that was signed before."""
+        if earlier is None or not earlier.size:
+            return
+
+        def read(level: int, first: int, count: int) -> bytes:
+            if level:
+                return tree.levels[level][first * HASH_SIZE : (first + count) * HASH_SIZE]
+            begin = first % FULL_WIDTH * HASH_SIZE
+            return self._kept_tile[begin : begin + count * HASH_SIZE]
+
+        try:
+            root = merkle.root_from(read, earlier.size)
+        except ProofError:
+            reason = "the tiles under the earlier checkpoint are not authentic, so that it cannot be compared"
+            self._say(Verdict.UNVERIFIABLE, reason, "checkpoint")
+            return
+        if root != earlier.root:
+            reason = f"the head of {earlier.size} records that was signed before has another root than this tree"
+            self._find(Verdict.FORK, reason, "checkpoint", 0, earlier.size - 1)
+        else:
+            self._notes.append(f"it continues the earlier checkpoint of {earlier.size} records")
+
+    def _hashes(self, item: Tile) -> bytes:
+        """Return a tile as the server has it; nothing if it has none, or one of another length."""
+        try:
+            hashes = self._client.get(item.path, item.width * HASH_SIZE)
+        except Refused as error:
+            self._say(Verdict.MISSING, f"it is under the checkpoint, and {error}", item.path)
+            return b""
+        if len(hashes) != item.width * HASH_SIZE:
+            self._say(Verdict.ROOT_MISMATCH, f"it has {len(hashes)} bytes, not {item.width * HASH_SIZE}", item.path)
+            return b""
+        return hashes
+
+    def _fetch(self, path: str, limit: int) -> bytes:
+        try:
+            return self._client.get(path, limit)
+        except Refused as error:
+            raise CannotVerify(
+                f"There is no log here: {error}.",
+                code="no_log",
+                remedy="Give the log's address, such as https://audit.example/log/collector-1/2026.",
+            ) from error
+
+    def _say(self, verdict: Verdict, reason: str, file: str, *, remedy: str | None = None) -> None:
+        self._findings.add(Finding(verdict=verdict, reason=reason, file=file, remedy=remedy))
+
+    def _find(self, verdict: Verdict, reason: str, file: str, first: int, last: int) -> None:
+        count = last - first + 1
+        self._findings.add(Finding(verdict=verdict, reason=reason, file=file, first=first, last=last, count=count))
+
+    def _report(self, opened: Opened | None, encoded: bytes) -> ShardReport:
+        head = opened.checkpoint if opened else None
+        return ShardReport(
+            directory=self._name,
+            origin=head.origin if head else None,
+            size=head.size if head else None,
+            root=head.root if head else None,
+            checkpoint=encoded.decode("utf-8", "backslashreplace") if head else None,
+            key=str(opened.key) if opened else None,
+            first_us=self._chains.first_us,
+            last_us=self._chains.last_us or None,
+            counts=self._findings.counts,
+            findings=self._findings.kept,
+            findings_total=self._findings.total,
+            notes=self._notes,
+        )
+
+
+def _published_policy(client: LogClient) -> Policy:
+    """Return the policy that the server itself publishes."""
+    try:
+        return policies.parse(client.get_from_root(POLICY_PATH, MAX_POLICY_BYTES))
+    except (Refused, FormatError) as error:
+        raise CannotVerify(
+            f"The server names no keys: {error}.",
+            code="no_policy",
+            remedy="Give the operator's policy file with --policy.",
+        ) from error
+
+
+def _counts(size: int) -> Iterator[int]:
+    """Yield how many hashes each tile level of a log has, from the leaves up."""
+    while size:
+        yield size
+        size >>= TILE_HEIGHT
+
+
+def _bundle_of(index: int) -> str:
+    """Return the path of the full bundle that a leaf belongs to."""
+    return Tile(ENTRIES, index // FULL_WIDTH).path
