@@ -10,6 +10,8 @@ from klyra_audit.format import canonical, leaf, merkle, sections
 from klyra_audit.format.frame import BodyFrame
 from klyra_audit.format.leaf import Flag, Kind, Leaf
 from klyra_audit.format.sections import NO_MARKS, Marks, Salts, Sections
+from klyra_collector.seal.expiry_controls import ControlLog
+from klyra_collector.seal.expiry_facts import RetentionFacts
 from klyra_collector.seal.reader import SealedRecord
 
 ORG_SALT = bytes(range(32))
@@ -60,6 +62,11 @@ class MemoryLedger:
     def __init__(self, *origins: str) -> None:
         self._shards: dict[str, list[SealedRecord]] = {origin: [] for origin in origins or (ORIGIN,)}
         self._chains: dict[tuple[str, bytes], list[bytes]] = {}
+        self.left: set[str] = set()
+
+    def left_behind(self, origin: str) -> bool:
+        """Say whether a shard was left behind after a disaster."""
+        return origin in self.left
 
     def origins(self) -> list[str]:
         """Return the origins, in the order given."""
@@ -72,6 +79,15 @@ class MemoryLedger:
     def read(self, origin: str, start: int, limit: int) -> list[SealedRecord]:
         """Return up to `limit` records from index `start` on."""
         return self._shards[origin][start : start + limit]
+
+    def controls(self, origin: str, start: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` control documents from index `start` on."""
+        found = [(record.index, canonical.encode(record.control)) for record in self._shards[origin] if record.control]
+        return [(index, encoded) for index, encoded in found if index >= start][:limit]
+
+    def retention(self) -> RetentionFacts:
+        """Return what all control records say about retention."""
+        return ControlLog(self).catch_up()
 
     def seal(
         self,

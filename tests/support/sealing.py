@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.seal.reader import LedgerReader, SealedRecord
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OPTIONS = LedgerOptions(software="klyra-audit test", schemas={"klyra.audit/1#moderation.created": "ab" * 32})
 MICROSECONDS = 1_000_000
@@ -56,19 +53,35 @@ class DiskFullError(OSError):
         super().__init__(errno.ENOSPC, "No space left on device")
 
 
+class DiskBrokenError(OSError):
+    """What a broken disk raises."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EIO, "Input/output error")
+
+
+class Killed(BaseException):
+    """The process ends here; nothing after this happens."""
+
+
 @dataclass
 class Fault:
-    """Fail at the n-th call of a step, before it happens, after it, or (an append) in the middle of it."""
+    """Fail at the n-th call of a step, before it happens, after it, or (an append) in the middle of it.
+
+    `path` narrows it to calls on a path that ends so (below the data directory); `error` is what is raised.
+    """
 
     step: str
     moment: str
     at: int = 0
+    path: str = ""
+    error: type[BaseException] = DiskFullError
     seen: int = field(default=0, init=False)
     struck: bool = field(default=False, init=False)
 
-    def strikes(self, step: str) -> bool:
+    def strikes(self, step: str, path: str = "") -> bool:
         """Say whether this call is the one."""
-        if step != self.step or self.struck:
+        if step != self.step or self.struck or not path.endswith(self.path):
             return False
         self.seen += 1
         self.struck = self.seen > self.at
@@ -76,45 +89,73 @@ class Fault:
 
 
 class FaultyDisk(Disk):
-    """A real disk that fails once where it is told to."""
+    """A real disk that fails once where it is told to, and notes every (step, path) in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fault: Fault | None = None
+        self.steps: list[tuple[str, str]] = []
 
     def append(self, descriptor, content) -> None:
         """See `Disk`; a torn append leaves half of it."""
-        if self.fault and self.fault.strikes("append"):
-            if self.fault.moment == "torn":
-                super().append(descriptor, content[: len(content) // 2])
-            elif self.fault.moment == "after":
-                super().append(descriptor, content)
-            raise DiskFullError
-        super().append(descriptor, content)
+        half = content[: len(content) // 2]
+        self._around(
+            "append", _path_of(descriptor), lambda part=content: super(FaultyDisk, self).append(descriptor, part), half
+        )
 
     def sync(self, descriptors) -> None:
         """See `Disk`."""
-        self._around("sync", lambda: super(FaultyDisk, self).sync(descriptors))
+        listed = list(descriptors)
+        self._around("sync", _path_of(listed[0]), lambda: super(FaultyDisk, self).sync(listed))
 
     def replace(self, path, content, *, mode=0o640) -> None:
-        """See `Disk`."""
-        self._around("replace", lambda: super(FaultyDisk, self).replace(path, content, mode=mode))
+        """See `Disk`; its own writing is not counted apart."""
+        self._around("replace", str(path), lambda: Disk.replace(_WHOLE, path, content, mode=mode))
 
     def sync_new_file(self, path, root) -> None:
         """See `Disk`."""
-        self._around("sync_new_file", lambda: super(FaultyDisk, self).sync_new_file(path, root))
+        self._around("sync_new_file", str(path), lambda: super(FaultyDisk, self).sync_new_file(path, root))
 
-    def _around(self, step, work) -> None:
-        if self.fault and self.fault.strikes(step):
-            if self.fault.moment == "after":
-                work()
-            raise DiskFullError
-        work()
+    def _around(self, step, path, work, torn=None) -> None:
+        self.steps.append((step, path))
+        fault = self.fault
+        if fault is None or not fault.strikes(step, path):
+            work()
+            return
+        if fault.moment == "after":
+            work()
+        elif fault.moment == "torn":
+            work(torn)
+        raise fault.error
+
+
+def _path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+_WHOLE = Disk()
 
 
 def open_ledger(root: Path, clock: SetClock, disk: Disk | None = None) -> Ledger:
     """Open the ledger of a data directory."""
     return Ledger.open(DataDirectory(root), disk or Disk(), clock, OPTIONS)
+
+
+def crash(ledger: Ledger) -> None:
+    """Leave the files as they are, as a kill does, and let the next writer in."""
+    ledger._recent.close()
+    ledger._files.close()
+    ledger._lock.release()
+
+
+def read_shard(root: Path, shard: str) -> list[SealedRecord]:
+    """Return every committed record of a shard, as a follower sees it."""
+    reader = LedgerReader(DataDirectory(root).ledger)
+    try:
+        origin = next(origin for origin in reader.origins() if origin.endswith(f"/{shard}"))
+        return reader.read(origin, 0, reader.committed(origin))
+    finally:
+        reader.close()
 
 
 def read_all(root: Path, start: int = 0) -> list[SealedRecord]:

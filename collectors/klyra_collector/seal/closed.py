@@ -6,17 +6,18 @@ once, when nothing can change it any more, to `state/sequences`, and made again 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
+import structlog
 
 from klyra_audit.format import canonical, control, frame
-from klyra_audit.format.errors import FormatError
+from klyra_audit.format.errors import FormatError, FrameError
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_collector.data_directory import ShardDirectory
-from klyra_collector.errors import LedgerDamaged
 from klyra_collector.seal.carried import in_force
 from klyra_collector.seal.intervals import IntervalSet
 from klyra_collector.seal.state import Boot, BrokenChain, LedgerState
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klyra_audit.format.control import ControlDocument
+
+_log = structlog.get_logger(__name__)
 
 _LEAVES_PER_READ = 8192
 _EMITTER = slice(40, 48)  # ordinal and sequence, side by side in a leaf
@@ -143,41 +146,36 @@ class LeafFiles:
 
 
 def load_closed(shard: ShardDirectory, derived: Path, size: int) -> ClosedShard:
-    """Return what is known of a shard of which `size` leaves count, from the file made of it or from its leaves.
+    """Return what is known of a shard of which `size` leaves count, from the file made of it or else from its leaves.
 
-    Raises:
-        LedgerDamaged: neither can be read.
+    A closed shard that cannot be read to its end does not keep the collector from sealing: what stands behind the
+    damage is not recognised when it is sent again, and is sealed again.
     """
     name = shard.root.name
     try:
         stored = ClosedShard.parse(name, derived.read_bytes())
     except (FileNotFoundError, ValueError, KeyError, TypeError, FormatError):
-        return ClosedShard.of(name, replay(shard, size))
-    return stored if stored.size == size else ClosedShard.of(name, replay(shard, size))
+        stored = None
+    if stored is not None and stored.size == size:
+        return stored
+    state, problem = replay(shard, size)
+    if problem is not None:
+        _log.error("closed_shard_damaged", shard=name, record=state.size, of=size, reason=problem)
+    return ClosedShard.of(name, state)
 
 
-def replay(shard: ShardDirectory, size: int) -> LedgerState:
-    """Return the state after the first `size` leaves of a shard, without looking at bodies.
-
-    Raises:
-        LedgerDamaged: a leaf or control document among them cannot be read.
-    """
+def replay(shard: ShardDirectory, size: int) -> tuple[LedgerState, str | None]:
+    """Return the state after a shard's first leaves, without looking at bodies, and what stopped it before `size`."""
     state = LedgerState()
-    problem = "it is missing"
     try:
         controls = dict(_controls(shard))
         for encoded in read_leaves(shard.leaves, size):
             apply(state, encoded, controls)
-        if state.size == size:
-            return state
     except (OSError, FormatError, BrokenChain) as error:
-        problem = str(error)
+        return state, str(error)
     except KeyError:
-        problem = "its control document is missing"
-    raise LedgerDamaged(
-        f"Record {state.size} of the closed shard in {shard.root} cannot be read: {problem}.",
-        remedy="Restore the shard from a copy; see what is wrong with: klyra-audit verify",
-    )
+        return state, "its control document is missing"
+    return state, None if state.size == size else "it is missing"
 
 
 def apply(state: LedgerState, encoded: bytes, controls: Mapping[int, bytes]) -> Leaf:
@@ -206,5 +204,6 @@ def read_leaves(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _controls(shard: ShardDirectory) -> Iterator[tuple[int, bytes]]:
-    for _, _, blob in frame.read_blob_frames(shard.control.read_bytes()):
-        yield blob.index, blob.payload
+    with contextlib.suppress(FrameError):  # what is needed and not read is noticed when its leaf comes
+        for _, _, blob in frame.read_blob_frames(shard.control.read_bytes()):
+            yield blob.index, blob.payload

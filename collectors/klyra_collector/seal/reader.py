@@ -6,6 +6,7 @@ import mmap
 import os
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import orjson
@@ -16,14 +17,17 @@ from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import FRAMES, ShardDirectory
 from klyra_collector.errors import LedgerDamaged
+from klyra_collector.seal.consent import read_consent
 from klyra_collector.seal.expiry_controls import ControlLog
 from klyra_collector.seal.files import COMMITTED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.frame import BodyFrame
+    from klyra_collector.seal.expiry_facts import RetentionFacts
 
 _REMEDY = "See what is wrong with: klyra-audit verify; then restore the file from a copy."
 
@@ -54,9 +58,16 @@ class LedgerReader:
         LedgerDamaged: a committed record cannot be read; nothing behind it is handed out.
     """
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, readable: Mapping[str, int] | None = None) -> None:
+        """Prepare to read.
+
+        Args:
+            ledger: the folder of shards.
+            readable: how many records of a shard to read, whatever its `state/committed` says, by origin.
+        """
         self._ledger = ledger
         self._shards: dict[str, _ShardReader] = {}
+        self._readable: dict[str, int | None] = dict(readable or {})
         self._retention = ControlLog(self)
 
     def origins(self) -> list[str]:
@@ -66,16 +77,27 @@ class LedgerReader:
             return []
         names = orjson.loads(identity.read_bytes())
         prefix = f"{names['ledger_name']}/{names['collector_id']}"
-        shards = [path for path in self._ledger.iterdir() if ShardDirectory(path).committed.exists()]
-        return [f"{prefix}/{path.name}" for path in sorted(shards, key=shard_order)]
+        folders = sorted((path for path in self._ledger.iterdir() if path.name[0].isdigit()), key=shard_order)
+        origins = {f"{prefix}/{path.name}": ShardDirectory(path) for path in folders}
+        for before, following in pairwise(origins):
+            self._look_for_consent(before, origins[following])
+        return [origin for origin in origins if self.left_behind(origin) or origins[origin].committed.exists()]
+
+    def left_behind(self, origin: str) -> bool:
+        """Say whether an operator went on after a disaster in this shard: what is lost of it is lost."""
+        return self._readable.get(origin) is not None
 
     def committed(self, origin: str) -> int:
-        """Return how many records of a shard may be read."""
+        """Return how many records of a shard may be read; of one left behind, as many as could be read then."""
         return self._shard(origin).committed()
 
     def read(self, origin: str, start: int, limit: int) -> list[SealedRecord]:
         """Return up to `limit` committed records from index `start` on."""
         return self._shard(origin).read(start, limit)
+
+    def retention(self) -> RetentionFacts:
+        """Return what all committed control records say about how long bodies are kept."""
+        return self._retention.catch_up()
 
     def first_of_day(self, origin: str, day: int) -> int:
         """Return the index of the first record of a shard sealed on a UTC day (since 1970) or later."""
@@ -94,9 +116,18 @@ class LedgerReader:
     def _shard(self, origin: str) -> _ShardReader:
         shard = self._shards.get(origin)
         if shard is None:
+            self.origins()
             directory = ShardDirectory(self._ledger / origin.rpartition("/")[2])
             shard = self._shards[origin] = _ShardReader(origin, directory, self._retention)
+        shard.readable = self._readable.get(origin)
         return shard
+
+    def _look_for_consent(self, origin: str, following: ShardDirectory) -> None:
+        """Read once why a shard was followed by another; a folder without records yet may still get a consent."""
+        if origin not in self._readable:
+            consent = read_consent(following)
+            if consent is not None or following.committed.exists():
+                self._readable[origin] = None if consent is None else consent.readable
 
 
 def shard_order(path: Path) -> tuple[int, int]:
@@ -114,6 +145,7 @@ class _ShardReader:
         self._controls = _ControlFile(directory.control)
         self._scan = _ControlScan(directory.control)
         self._is_fresh = False
+        self.readable: int | None = None
 
     def close(self) -> None:
         for bodies in self._bodies.values():
@@ -121,6 +153,8 @@ class _ShardReader:
         self._bodies.clear()
 
     def committed(self) -> int:
+        if self.readable is not None:
+            return self.readable
         encoded = self._directory.committed.read_bytes()
         return int(COMMITTED.unpack(encoded)[0]) if len(encoded) == COMMITTED.size else 0
 

@@ -62,11 +62,7 @@ def find_shards(data: DataDirectory, now_us: int) -> FoundShards:
 
 
 def load_earlier(found: FoundShards) -> EarlierShards:
-    """Return what is known of the shards before the current one.
-
-    Raises:
-        LedgerDamaged: one of them cannot be read where that is needed.
-    """
+    """Return what is known of the shards before the current one; `LedgerDamaged` if a consent cannot be read."""
     loaded = []
     for shard, following in pairwise((*found.earlier, found.current)):
         consent = read_consent(following)

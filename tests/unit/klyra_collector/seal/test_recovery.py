@@ -14,20 +14,13 @@ from klyra_collector.errors import IntakeHalted, LedgerDamaged, LedgerRolledBack
 from klyra_collector.stages import Status
 from support import records
 from support.records import BUSINESS, STARTUP, submission
-from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
+from support.sealing import Fault, FaultyDisk, SetClock, crash, open_ledger, read_all
 
 
 @pytest.fixture
 def clock():
     """A clock that stands at midsummer."""
     return SetClock()
-
-
-def crash(ledger) -> None:
-    """Leave the files as they are, as a kill does, and let the next writer in."""
-    ledger._recent.close()
-    ledger._files.close()
-    ledger._lock.release()
 
 
 def shard_of(root) -> ShardDirectory:
