@@ -22,6 +22,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.published import published
 from klyra_audit import ids
 from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import DataDirectory
@@ -54,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=200, help="batches of 512 to send (default 200)")
     parser.add_argument("--clients", type=int, default=2, help="concurrent connections (default 2)")
+    parser.add_argument("--published", type=int, default=1_000_000, help="leaves to prove from (default 1000000)")
     options = parser.parse_args()
     say(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     say(f"load average before: {os.getloadavg()[0]:.1f} (figures of a busy machine are worse)")
@@ -63,6 +65,8 @@ def main() -> None:
         stages(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         follower_and_page(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        published(Path(folder), options.published, say)
 
 
 def intake(root: Path, batches: int, clients: int) -> None:
