@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from klyra_audit import timestamps
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_collector.stages import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from klyra_collector.pipeline import Accepted
     from klyra_collector.registry import Registry
     from klyra_collector.registry.errors import KeyRefused
+    from klyra_collector.seal.expiry import Expired
     from klyra_collector.stages import Outcome
 
 _log = structlog.get_logger(__name__)
@@ -104,3 +107,40 @@ class CollectorMetrics:
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(name, text, registry=self._prometheus).set_function(read)
+
+
+class ExpiryMetrics:
+    """Shows that what has expired goes, and what is still here."""
+
+    def __init__(self, prometheus: CollectorRegistry, wall_us: Callable[[], int]) -> None:
+        self._wall_us = wall_us
+        self._refused = Gauge(
+            "klyra_expiry_refused", "1 while expiry cannot run, such as for a clock in doubt", registry=prometheus
+        )
+        self._waiting = Gauge(
+            "klyra_expiry_waiting", "1 while deletion waits for a checkpoint or a witness", registry=prometheus
+        )
+        self._expired = Counter("klyra_bodies_expired", "Bodies named by an EXPIRY", registry=prometheus)
+        self._ages = Gauge(
+            "klyra_oldest_entry_age_seconds", "Age of the oldest entry still here", ["plan"], registry=prometheus
+        )
+
+    def expired(self, expired: Expired) -> None:
+        """See `ExpiryObserver`."""
+        self._refused.set(0)
+        self._waiting.set(expired.waiting)
+        self._expired.inc(expired.named)
+
+    def expiry_refused(self, code: str) -> None:
+        """See `ExpiryObserver`."""
+        del code
+        self._refused.set(1)
+
+    def oldest_entries(self, sealed_us: Mapping[str, int]) -> None:
+        """See `ExpiryObserver`: the age is told at the moment it is asked for."""
+        self._ages.clear()
+        for plan, oldest_us in sealed_us.items():
+            self._ages.labels(plan).set_function(partial(self._age, oldest_us))
+
+    def _age(self, sealed_us: int) -> float:
+        return max((self._wall_us() - sealed_us) / timestamps.MICROSECONDS, 0.0)

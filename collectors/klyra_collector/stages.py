@@ -82,13 +82,11 @@ class ControlRecord:
         kind: the leaf's kind.
         document: with its `type`.
         organization_id: in whose chain; the operator's unless the document names an org_ref.
-        org_ref: in whose chain where only the reference is known; None derives it from `organization_id`.
     """
 
     kind: int
     document: JsonObject
     organization_id: str
-    org_ref: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ class Site:
 
     def _follow(self) -> None:
         with contextlib.closing(LedgerReader(self._settings.data_directory.ledger)) as reader:
-            follower = Follower(reader, self._store, clock=wall_us)
+            follower = Follower(reader, self._store)
             while follower.step():
                 pass
 

@@ -81,7 +81,7 @@ def stored(store: SqliteStore) -> list[int]:
 def follow(data: DataDirectory, store: SqliteStore) -> None:
     """Follow to the end."""
     with contextlib.closing(LedgerReader(data.ledger)) as reader:
-        follower = Follower(reader, store, clock=lambda: MIDSUMMER_US)
+        follower = Follower(reader, store)
         while follower.step():
             pass
 

@@ -134,7 +134,7 @@ def running_api(
     )
     try:
         with serving(app) as url:
-            follower = Follower(ledger, store, clock=clock)
+            follower = Follower(ledger, store)
             yield Api(url, registry, store, ledger, catalog, policies, clock, follower)
     finally:
         store.close()

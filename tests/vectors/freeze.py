@@ -50,7 +50,7 @@ def main(name: str) -> None:
 def follow(data: DataDirectory, clock: SetClock) -> None:
     """Bring everything into the store."""
     reader, store = LedgerReader(data.ledger), SqliteStore.open(data.store)
-    follower = Follower(reader, store, clock=clock.wall_us)
+    follower = Follower(reader, store)
     while follower.step():
         pass
     store.close()

@@ -76,11 +76,12 @@ class ControlLog:
             return
         try:
             document = canonical.parse_canonical(encoded)
-            kind = _KINDS.get(document["type"])
-            if kind is not None:
-                self.facts.add(origin, index, control.parse(kind, document))
-        except (FormatError, KeyError, TypeError) as error:
+            kind = _KINDS.get(str(document.get("type")))
+            parsed = None if kind is None else control.parse(kind, document)
+        except FormatError as error:
             raise LedgerDamaged(
                 f"The control document of record {index} of {origin} cannot be read: {error}.",
                 remedy="See what is wrong with: klyra-audit verify; then restore the file from a copy.",
             ) from error
+        if parsed is not None:
+            self.facts.add(origin, index, parsed)

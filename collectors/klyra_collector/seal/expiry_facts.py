@@ -5,8 +5,9 @@ Built from POLICY, HOLD, RELEASE, EXTEND and EXPIRY records in ledger order. Pur
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from klyra_audit.format.control import Expiry, Extend, Hold, PolicyRecord, Release
@@ -62,8 +63,7 @@ class Named:
 
     def keeps(self, sequence: int) -> bool:
         """Say whether an org_seq is among the held ones."""
-        position = bisect_right(self.held, sequence, key=_first) - 1
-        return position >= 0 and sequence <= self.held[position][1]
+        return is_within(self.held, sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class _Kept:
     """What is said of one organization's records in one shard."""
 
     named: list[Named] = field(default_factory=list)
+    cutoffs: list[int] = field(default_factory=list)  # the highest up to each of them
     extensions: list[_Extension] = field(default_factory=list)
 
 
@@ -94,7 +95,13 @@ _NOTHING = _Kept()
 
 
 class RetentionFacts:
-    """Answers how long a body is kept, whether a hold stops its expiry, and whether an EXPIRY has named it."""
+    """Answers how long a body is kept, whether a hold stops its expiry, and whether an EXPIRY has named it.
+
+    Attributes:
+        changes: how many records there are that may end the holding of a body: each RELEASE, each EXTEND.
+        plans: by organization's reference.
+        plan_lengths: every retention length, in days, that a plan has ever meant.
+    """
 
     def __init__(self) -> None:
         self._shards: dict[str, int] = {}
@@ -103,6 +110,7 @@ class RetentionFacts:
         self._holds: dict[str, HoldState] = {}
         self._holds_of: dict[bytes, list[HoldState]] = {}
         self._newest: dict[str, tuple[Place, str, Expiry]] = {}
+        self.changes = 0
         self.plans: dict[bytes, str] = {}
         self.plan_lengths: dict[str, set[int]] = {}
 
@@ -119,12 +127,15 @@ class RetentionFacts:
             case Expiry():
                 log = document.log or origin
                 named = Named(place, document.cutoff_day, document.held)
-                self._of(log, document.org_ref).named.append(named)
+                kept = self._of(log, document.org_ref)
+                kept.named.append(named)
+                kept.cutoffs.append(max((named.cutoff_day, *kept.cutoffs[-1:])))
                 self._newest[log] = (place, origin, document)
             case Hold():
                 self._hold(document)
             case Release() if document.hold_id in self._holds:
                 self._holds[document.hold_id].released = place
+                self.changes += 1
             case _:
                 pass
 
@@ -139,7 +150,7 @@ class RetentionFacts:
     def is_plain(self, log: str, org_ref: bytes, since_day: int) -> bool:
         """Say whether what an organization has due from a day on is due exactly when its leaves say, and unnamed."""
         kept = self._kept.get((log, org_ref), _NOTHING)
-        latest = kept.named[-1].cutoff_day if kept.named else -1
+        latest = kept.cutoffs[-1] if kept.cutoffs else -1
         return not kept.extensions and latest < since_day and org_ref not in self._holds_of
 
     def effective_day(self, log: str, leaf: AgedLeaf, before: Place | None = None) -> int:
@@ -163,9 +174,8 @@ class RetentionFacts:
 
     def named_by(self, log: str, leaf: AgedLeaf) -> Named | None:
         """Return the first EXPIRY that named a body; None while there is none."""
-        named = self._kept.get((log, leaf.org_ref), _NOTHING).named
-        start = bisect_left(named, leaf.expire_day, key=_cutoff_day)  # days of later records are never earlier
-        for record in named[start:]:
+        kept = self._kept.get((log, leaf.org_ref), _NOTHING)
+        for record in islice(kept.named, bisect_left(kept.cutoffs, leaf.expire_day), None):
             if record.cutoff_day >= self.effective_day(log, leaf, record.place) and not record.keeps(leaf.org_seq):
                 return record
         return None
@@ -209,6 +219,7 @@ class RetentionFacts:
         extension = _Extension(place, extend.first_seq, extend.last_seq, extend.retention_days)
         self._of(log, extend.org_ref).extensions.append(extension)
         self._lengths.setdefault(log, set()).add(extend.retention_days)
+        self.changes += 1
 
     def _hold(self, hold: Hold) -> None:
         if hold.hold_id not in self._holds:  # a new shard repeats those in force
@@ -216,9 +227,7 @@ class RetentionFacts:
             self._holds_of.setdefault(hold.org_ref, []).append(state)
 
 
-def _first(pair: tuple[int, int]) -> int:
-    return pair[0]
-
-
-def _cutoff_day(named: Named) -> int:
-    return named.cutoff_day
+def is_within(ranges: Ranges, sequence: int) -> bool:
+    """Say whether a number lies in ascending ranges; for many ranges faster than looking at each."""
+    position = bisect_left(ranges, (sequence + 1,)) - 1
+    return position >= 0 and sequence <= ranges[position][1]

@@ -264,7 +264,7 @@ def _parts(going: list[int], held: list[tuple[int, int]]) -> Iterator[tuple[list
         yield going, tuple(held)
         return
     step = MAX_RANGES - 2  # room for one range before and one behind
-    end = max(held[-1][1], *going[-1:])
+    end = max((held[-1][1], *going[-1:]))
     for start in range(0, len(held), step):
         low = held[start][0] if start else 0
         is_last = start + step >= len(held)

@@ -213,6 +213,21 @@ class Ledger:
         plan = self._plan()
         return self._write(plan, lambda: [plan.add_policy(tenancy)])[0]
 
+    def commit_export(self, organization_id: str, sha256: bytes, *, again: bool) -> Outcome:
+        """Seal the EXPORT record of a packet; raises as `commit` does.
+
+        Args:
+            organization_id: whose packet.
+            sha256: of its manifest.
+            again: it may have been sealed before, so look for it first.
+        """
+        record = export_record(organization_id, sha256)
+        commit = control_commit(canonical.encode(record.document))
+        index = find_commit(self._shard.leaves, self.size, commit) if again else None
+        if index is not None:
+            return Outcome(Status.DUPLICATE, Sealed(self.origin, index, self._leaf_at(index)))
+        return self.commit_controls([record])[0]
+
     def commit_emitter_key(
         self, emitter_id: str, vkey: str, organization_id: str | None, revoked_after_seq: int | None
     ) -> Outcome:

@@ -32,6 +32,23 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
+class Expiration:
+    """An EXPIRY record: entries that are deleted (DESIGN section 5, control documents).
+
+    Attributes:
+        origin: shard of the entries.
+        org_ref: whose they are.
+        cutoff_day: those whose effective expiry day is not after this UTC day.
+        held: org_seqs that are kept all the same.
+    """
+
+    origin: str
+    org_ref: bytes
+    cutoff_day: int
+    held: Ranges = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Consecutive records of one shard, as a store applies them: all or nothing, with the cursor.
 
@@ -74,6 +91,13 @@ class FollowingStore(Protocol):
         """Return the indexes of an organization's entries with `org_seq` in any of some inclusive ranges."""
         ...
 
-    def delete_expired(self, today: int, limit: int) -> int:
-        """Delete up to `limit` entries whose effective expiry day is not after `today`; return how many."""
+    def expire(self, expiration: Expiration, limit: int) -> int:
+        """Delete up to `limit` of the entries that an EXPIRY record names; return how many.
+
+        Fewer than `limit` were the last. Doing it again deletes nothing that the record does not name.
+        """
+        ...
+
+    def shrink(self) -> bool:
+        """Give some of the space that deleted entries left back to the system; return whether there is more."""
         ...

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING
 
 import structlog
 
-from klyra_audit import timestamps
 from klyra_audit.errors import Halted, RetryLater
 from klyra_audit.format.leaf import Kind
-from klyra_collector.store.changes import Batch, Extension
+from klyra_collector.store.changes import Batch, Expiration, Extension
 from klyra_collector.store.rows import check, erased_sections, row_of, unusable
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.sections import SectionName
+    from klyra_collector.seal.expiry_facts import RetentionFacts
     from klyra_collector.seal.reader import LedgerReader, SealedRecord
     from klyra_collector.store.changes import FollowingStore, Ranges
     from klyra_collector.store.rows import Row
 
 _BATCH = 5000
-_SWEEP = 1000
+_EXPIRE = 1000  # entries deleted in one transaction at most
 _IDLE_SECONDS = 0.1
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 15.0
-_DAY_US = timestamps.SECONDS_PER_DAY * timestamps.MICROSECONDS
-_DISTRUST_SECONDS = 3600.0
 
 _log = structlog.get_logger(__name__)
-
-
-def wall_us() -> int:
-    """Return the wall clock in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class LedgerBehindStore(Halted):
@@ -49,66 +41,39 @@ class LedgerBehindStore(Halted):
 class Follower:
     """Moves one store along one ledger. One thread runs it."""
 
-    def __init__(
-        self,
-        reader: LedgerReader,
-        store: FollowingStore,
-        *,
-        clock: Callable[[], int] = wall_us,
-        batch: int = _BATCH,
-    ) -> None:
+    def __init__(self, reader: LedgerReader, store: FollowingStore, *, batch: int = _BATCH) -> None:
         """Prepare to follow.
 
         Args:
             reader: of the ledger; nobody else uses it.
             store: to write to.
-            clock: present time in microseconds since 1970.
             batch: records applied in one transaction at most.
         """
         self._reader = reader
         self._store = store
-        self._clock = clock
         self._batch = batch
         self._erasures = Erasures(reader)
-        self._started = time.monotonic()
-        self._swept_day = 0
-        self._caught_up = False
+        self._facts: RetentionFacts | None = None  # read at most once a step
 
     def step(self) -> int:
         """Apply the next records of the oldest shard that has some; return how many, 0 if there are none.
+
+        An EXPIRY record takes as many steps as it needs, each of which deletes some entries.
 
         Raises:
             RetryLater: nothing was applied, the cursor stands where it was.
             Halted: a record cannot be applied and must not be skipped; it names origin and index.
         """
-        origins = self._reader.origins()
-        for origin in origins:
+        for origin in self._reader.origins():
             start = self._store.cursor(origin)
             committed = self._reader.committed(origin)
             if committed < start:
+                if self._reader.left_behind(origin):
+                    continue  # the store keeps what the disaster took from the ledger
                 raise _ahead(origin, start, committed)
             if committed > start:
-                applied = self._advance(origin, start)
-                self._caught_up = origin == origins[-1] and start + applied == committed
-                return applied
-        self._caught_up = True
+                return self._advance(origin, start)
         return 0
-
-    def sweep(self) -> int:
-        """Delete some entries past their expiry, once a day until none is left; return how many.
-
-        They are invisible already. Nothing is deleted while records are behind: an EXTEND among them may keep what
-        seems to have expired. A clock that stands over a day behind the last record when the follower starts
-        is not trusted to delete anything for an hour (DESIGN section 5, Bodies).
-        """
-        now = self._clock()
-        today = timestamps.day_of(now)
-        if today == self._swept_day or not self._caught_up or self._distrusts(now):
-            return 0
-        deleted = self._store.delete_expired(today, _SWEEP)
-        if deleted < _SWEEP:
-            self._swept_day = today
-        return deleted
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set; wait and try again whenever the store cannot be written.
@@ -119,7 +84,7 @@ class Follower:
         wait = _FIRST_WAIT_SECONDS
         while not stop.is_set():
             try:
-                busy = self.step() + self.sweep()
+                busy = self.step() or self._store.shrink()
             except RetryLater as error:
                 _log.warning("store.waiting", reason=str(error), code=error.code, seconds=wait)
                 stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
@@ -130,9 +95,20 @@ class Follower:
                 stop.wait(_IDLE_SECONDS)
 
     def _advance(self, origin: str, start: int) -> int:
-        records = list(_until_erasure(self._read(origin, start, self._batch)))
+        self._facts = None
+        records = list(_until_change(self._read(origin, start, self._batch)))
+        if records[0].leaf.kind == Kind.EXPIRY:
+            return self._expire(records[0])
         self._store.apply(self._batch_of(records))
         return len(records)
+
+    def _expire(self, record: SealedRecord) -> int:
+        """Delete some of what an EXPIRY record names; move the cursor behind it once all of that is gone."""
+        check(record)
+        deleted = self._store.expire(_expiration(record), _EXPIRE)
+        if deleted < _EXPIRE:
+            self._store.apply(Batch(record.origin, record.index, record.index + 1, ()))
+        return deleted + 1
 
     def _read(self, origin: str, start: int, limit: int) -> Sequence[SealedRecord]:
         records = self._reader.read(origin, start, limit)
@@ -142,7 +118,6 @@ class Follower:
         return records
 
     def _batch_of(self, records: Sequence[SealedRecord]) -> Batch:
-        today = timestamps.day_of(self._clock())
         rows: list[Row] = []
         extensions: list[Extension] = []
         erased: list[tuple[str, Row]] = []
@@ -150,7 +125,7 @@ class Follower:
             check(record)
             kind = record.leaf.kind
             if kind == Kind.EVENT:
-                rows += self._row(record, today)
+                rows += self._row(record)
             elif kind == Kind.EXTEND:
                 extensions.append(_extension(record))
             elif kind == Kind.ERASURE:
@@ -159,10 +134,13 @@ class Follower:
         start, end = records[0].index, last.index + 1
         return Batch(last.origin, start, end, rows, extensions, erased)
 
-    def _row(self, record: SealedRecord, today: int) -> Iterator[Row]:
+    def _row(self, record: SealedRecord) -> Iterator[Row]:
         if record.body is None:
-            if record.leaf.expire_day > today:
-                raise unusable(record, "its body is missing, though its retention has not ended")
+            # It was named before it was deleted: a store that is built late finds the EXPIRY further on.
+            if self._facts is None:
+                self._facts = self._reader.retention()
+            if not self._facts.is_named(record.origin, record.leaf):
+                raise unusable(record, "its body is missing, and no EXPIRY record names it")
             return
         erased = erased_sections(record.body)
         if erased and not erased <= self._erasures.of(record):
@@ -182,18 +160,6 @@ class Follower:
             check(entry)
             if entry.body is not None:
                 yield origin, row_of(entry, erased_sections(entry.body) | names)
-
-    def _distrusts(self, now: int) -> bool:
-        if time.monotonic() - self._started > _DISTRUST_SECONDS:
-            return False
-        return now - self._last_sealed_us() > _DAY_US
-
-    def _last_sealed_us(self) -> int:
-        for origin in reversed(self._reader.origins()):
-            committed = self._reader.committed(origin)
-            if committed:
-                return self._read(origin, committed - 1, 1)[0].leaf.ingest_us
-        return 0
 
 
 class Erasures:
@@ -229,13 +195,14 @@ class Erasures:
         named.append(("target", _ranges(document["target"])))
 
 
-def _until_erasure(records: Sequence[SealedRecord]) -> Iterator[SealedRecord]:
-    """Yield the records before the first ERASURE, or it alone: what it names must be in the store by then."""
+def _until_change(records: Sequence[SealedRecord]) -> Iterator[SealedRecord]:
+    """Yield the records before the first ERASURE or EXPIRY, or it alone: what it names must be in the store by then."""
     for position, record in enumerate(records):
-        if record.leaf.kind == Kind.ERASURE and position:
+        changes = record.leaf.kind in (Kind.ERASURE, Kind.EXPIRY)
+        if changes and position:
             return
         yield record
-        if record.leaf.kind == Kind.ERASURE:
+        if changes:
             return
 
 
@@ -247,6 +214,16 @@ def _extension(record: SealedRecord) -> Extension:
         document["first_seq"],
         document["last_seq"],
         document["retention_days"],
+    )
+
+
+def _expiration(record: SealedRecord) -> Expiration:
+    document = _control(record)
+    return Expiration(
+        document.get("log", record.origin),
+        bytes.fromhex(document["org_ref"]),
+        document["cutoff_day"],
+        _ranges(document["held"]),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = 1
+INCREMENTAL = 2  # of `auto_vacuum`: the file gives free pages back when it is asked to
 WORD_COLUMNS = ("event_type", "actor_type", "resource_type", "action", "status")  # numbers of `words`
 TEXT_COLUMNS = ("actor_id", "resource_id")
 
@@ -141,6 +142,7 @@ def create(path: Path) -> None:
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a connection that may pass between threads, in which transactions are written out."""
+    is_new = not path.exists() or path.stat().st_size == 0
     connection = sqlite3.connect(
         path,
         timeout=_BUSY_SECONDS,
@@ -150,6 +152,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     )
     try:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        if is_new:
+            connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is followed again
         connection.execute("PRAGMA secure_delete = ON")  # what retention or an erasure removes is overwritten

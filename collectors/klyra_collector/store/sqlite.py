@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from klyra_collector.store.changes import Batch, Ranges
+    from klyra_collector.store.changes import Batch, Expiration, Ranges
     from klyra_collector.store.searching import Found, Search
 
 
@@ -103,9 +103,13 @@ class SqliteStore:
         """Return the indexes of an organization's entries with `org_seq` in any of some inclusive ranges."""
         return self._writing().indexes(origin, org_ref, ranges)
 
-    def delete_expired(self, today: int, limit: int) -> int:
-        """Delete up to `limit` entries whose effective expiry day is not after `today`; return how many."""
-        return self._writing().delete_expired(today, limit)
+    def expire(self, expiration: Expiration, limit: int) -> int:
+        """Delete up to `limit` of the entries that an EXPIRY record names; return how many."""
+        return self._writing().expire(expiration, limit)
+
+    def shrink(self) -> bool:
+        """Give some of the space that deleted entries left back to the system; return whether there is more."""
+        return self._writing().shrink()
 
     def _reader(self) -> Reader:
         reader: Reader | None = getattr(self._local, "reader", None)

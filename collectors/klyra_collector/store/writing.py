@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import structlog
+
+from klyra_collector.seal.expiry_facts import is_within
 from klyra_collector.store.positions import Positions
-from klyra_collector.store.schema import typed_errors
+from klyra_collector.store.schema import INCREMENTAL, typed_errors
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator, Sequence
 
-    from klyra_collector.store.changes import Batch, Extension, Ranges
+    from klyra_collector.store.changes import Batch, Expiration, Extension, Ranges
     from klyra_collector.store.rows import Row
 
 _COLUMNS = (
@@ -47,16 +51,24 @@ _EXTEND = f"UPDATE entries SET expire_day = max(expire_day, sealing_day + 1 + ?)
 _KEEP = "INSERT OR IGNORE INTO kept_days (organization, expire_day, sealing_day)"
 _KEEP_DAY = f"{_KEEP} VALUES (?, ?, ?)"
 _KEEP_EXTENDED = f"{_KEEP} SELECT DISTINCT organization, expire_day, sealing_day FROM entries WHERE {_EXTENDED}"  # noqa: S608 - as above
-_DELETE = (
-    "DELETE FROM entries WHERE position IN (SELECT position FROM entries INDEXED BY entries_by_expire_day "
-    "WHERE organization = ? AND expire_day <= ? LIMIT ?) RETURNING id, shown"
+_DUE = (
+    "SELECT position, expire_day, org_seq, id, shown FROM entries INDEXED BY entries_by_expire_day "
+    "WHERE organization = ? AND expire_day BETWEEN ? AND ? AND (expire_day > ? OR position > ?) "
+    "AND position BETWEEN ? AND ? ORDER BY expire_day, position LIMIT ?"
 )
+_DELETE = "DELETE FROM entries WHERE position = ?"
 _SHOW_NEXT = (
     "UPDATE entries SET shown = 1 WHERE position = "
     "(SELECT min(position) FROM entries WHERE organization = ? AND id = ? AND shown = 0)"
 )
 
+_DUE_AT_ONCE = 1000
+_PAGES_AT_ONCE = 128
+
+_log = structlog.get_logger(__name__)
+
 _Values = tuple[object, ...]
+_Due = tuple[int, int, int, str, int]  # position, expire_day, org_seq, id, shown
 
 
 class Writer:
@@ -66,6 +78,8 @@ class Writer:
         self._connection = connection
         self._words: dict[str, int] = {}
         self._organizations: dict[str, int] = {}
+        self._looked_through: tuple[Expiration, tuple[int, int]] | None = None
+        self._stays_as_it_is = False
 
     def close(self) -> None:
         """Close the connection."""
@@ -103,25 +117,67 @@ class Writer:
                 found += [positions.place(position)[1] for (position,) in rows]
         return found
 
-    def delete_expired(self, today: int, limit: int) -> int:
-        """Delete up to `limit` entries that are past their effective expiry day; return how many."""
+    def expire(self, expiration: Expiration, limit: int) -> int:
+        """Delete up to `limit` of the entries that an EXPIRY record names; return how many."""
         with self._transaction():
-            organizations = self._connection.execute(
-                "SELECT DISTINCT organization FROM kept_days WHERE expire_day <= ?", (today,)
-            ).fetchall()
-            deleted = 0
-            for (organization,) in organizations:
-                deleted += self._delete_some(organization, today, limit - deleted)
-            return deleted
-
-    def _delete_some(self, organization: int, today: int, limit: int) -> int:
-        gone = self._connection.execute(_DELETE, (organization, today, limit)).fetchall()
-        self._connection.executemany(_SHOW_NEXT, [(organization, id_) for id_, shown in gone if shown])
-        if len(gone) < limit:
-            self._connection.execute(
-                "DELETE FROM kept_days WHERE organization = ? AND expire_day <= ?", (organization, today)
-            )
+            positions = self._positions()
+            organization = self._organization_of(expiration.org_ref)
+            if organization is None or expiration.origin not in positions.numbers:
+                return 0
+            gone = list(islice(self._named(positions, organization, expiration), limit))
+            self._connection.executemany(_DELETE, [(row[0],) for row in gone])
+            self._connection.executemany(_SHOW_NEXT, [(organization, id_) for _, _, _, id_, shown in gone if shown])
+            if len(gone) < limit:
+                self._connection.execute(
+                    "DELETE FROM kept_days WHERE organization = ? AND expire_day <= ?",
+                    (organization, expiration.cutoff_day),
+                )
+        self._looked_through = (expiration, (gone[-1][1], gone[-1][0])) if len(gone) == limit else None
         return len(gone)
+
+    def shrink(self) -> bool:
+        """Give some free pages back to the system; return whether there are more.
+
+        A file made by an earlier version cannot, until it is written anew; that is done once, when it has free pages.
+        """
+        with typed_errors():
+            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+            if not free or self._stays_as_it_is:
+                return False
+            if self._connection.execute("PRAGMA auto_vacuum").fetchone() != (INCREMENTAL,):
+                self._write_anew()
+                return False
+            # `execute` would stop after the first page: it steps a statement without columns only once.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+            if free <= _PAGES_AT_ONCE:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # which cuts the file itself
+            return bool(free > _PAGES_AT_ONCE)
+
+    def _write_anew(self) -> None:
+        _log.info("store.written_anew", reason="it was made by an earlier version and cannot shrink otherwise")
+        try:
+            self._connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+            self._connection.execute("VACUUM")
+        except sqlite3.OperationalError as error:
+            self._stays_as_it_is = True
+            _log.warning("store.does_not_shrink", reason=str(error), remedy="It goes on; free disk space, restart.")
+
+    def _named(self, positions: Positions, organization: int, expiration: Expiration) -> Iterator[_Due]:
+        """Yield what an EXPIRY record names, from where its last batch ended."""
+        day, position = 0, -1
+        if self._looked_through is not None and self._looked_through[0] == expiration:
+            day, position = self._looked_through[1]
+        span = positions.span(expiration.origin)
+        while True:
+            found: list[_Due] = self._connection.execute(
+                _DUE, (organization, day, expiration.cutoff_day, day, position, *span, _DUE_AT_ONCE)
+            ).fetchall()
+            for row in found:
+                if not is_within(expiration.held, row[2]):
+                    yield row
+            if len(found) < _DUE_AT_ONCE:
+                return
+            position, day = found[-1][:2]
 
     def _insert(self, positions: Positions, origin: str, rows: Sequence[Row]) -> None:
         first = positions.of(origin, 0)

@@ -20,7 +20,7 @@ from klyra_audit import resources
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import Paused
 from klyra_audit.validation import Validator
-from klyra_collector.observe import CollectorMetrics
+from klyra_collector.observe import CollectorMetrics, ExpiryMetrics
 from klyra_collector.pipeline import Pipeline
 from klyra_collector.receive.body import InflightBudget
 from klyra_collector.receive.otlp_http import Ingest, create_app
@@ -30,6 +30,8 @@ from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.expiry_clock import ExpiryClock
+from klyra_collector.seal.expiry_task import expiring, witness_clock
 from klyra_collector.seal.identity import KeyOptions
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.seal.reader import LedgerReader
@@ -153,7 +155,7 @@ async def _serve_collector(
         prometheus=metrics.prometheus,
     )
     try:
-        async with cosigned:
+        async with cosigned, _expiring(settings, ledger, sealer, metrics):
             await serve_http(app, listening, lambda url: on_ready({"otlp_http": url}))
     finally:
         # The order matters: no more requests, then no more commands, then everything that waits is answered.
@@ -161,6 +163,18 @@ async def _serve_collector(
         await draining
         sealer.close()
         await sealing
+
+
+def _expiring(
+    settings: Settings, ledger: Ledger, sealer: Sealer, metrics: CollectorMetrics
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Return what expires bodies for as long as it is entered."""
+    clock = SystemClock()
+    expiry_clock = ExpiryClock(clock, ledger.found_us, settings.confirm_clock)
+    observer = ExpiryMetrics(metrics.prometheus, clock.wall_us)
+    return expiring(
+        ledger, settings.data_directory, expiry_clock, witness_clock(settings.witness.policy), sealer, observer
+    )
 
 
 def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
-from support.entries import TODAY_US, MemoryLedger
+from support.entries import MemoryLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def ledger() -> MemoryLedger:
 @pytest.fixture
 def follow(store: SqliteStore, ledger: MemoryLedger) -> Callable[[], None]:
     """A function that brings the store up to the end of the ledger."""
-    follower = Follower(ledger, store, clock=lambda: TODAY_US)
+    follower = Follower(ledger, store)
 
     def follow() -> None:
         while follower.step():

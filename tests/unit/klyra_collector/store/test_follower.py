@@ -22,7 +22,6 @@ from klyra_collector.store.sqlite import SqliteStore
 from support.entries import (
     ACME,
     ORIGIN,
-    RETENTION_DAYS,
     TODAY,
     TODAY_US,
     MemoryLedger,
@@ -48,8 +47,8 @@ def entries_of(store: SqliteStore, today: int = TODAY, **filters: Any) -> list[d
 
 
 def follower_of(ledger: MemoryLedger, store: Any, **members: Any) -> Follower:
-    """Return a follower whose clock stands at noon of TODAY."""
-    return Follower(ledger, store, **{"clock": lambda: TODAY_US} | members)
+    """Return a follower."""
+    return Follower(ledger, store, **members)
 
 
 class TestFollowing:
@@ -98,14 +97,6 @@ class TestFollowing:
         follower_of(ledger, again).step()
         assert [entry["id"] for entry in entries_of(again)] == [document(number)["id"] for number in range(6)]
         again.close()
-
-    def test_an_expired_body_that_is_gone_is_no_fault(self, store: SqliteStore, ledger: MemoryLedger) -> None:
-        """A store built late finds bodies gone whose retention has ended, and goes on."""
-        record = ledger.seal(document(0), ingest_us=TODAY_US - (RETENTION_DAYS + 1) * DAY_US)
-        ledger.change(record, body=None)
-        ledger.seal(document(1))
-        follower_of(ledger, store).step()
-        assert [entry["id"] for entry in entries_of(store)] == [document(1)["id"]]
 
     def test_lag_is_in_entries_and_seconds(self, store: SqliteStore, ledger: MemoryLedger) -> None:
         """What is not applied yet is counted, and the age of its oldest record told; nothing behind is zero."""
@@ -331,9 +322,9 @@ class BusyStore:
         self._store.apply(batch)
         self._stop.set()
 
-    def delete_expired(self, today: int, limit: int) -> int:
+    def shrink(self) -> bool:
         """See `FollowingStore`."""
-        return self._store.delete_expired(today, limit)
+        return self._store.shrink()
 
 
 class TestRunning:
@@ -382,51 +373,6 @@ class TestRunning:
         ledger.seal(document(0))
         with pytest.raises(RetryLater):
             follower_of(ledger, BusyStore(store, 1, threading.Event())).step()
-
-
-class TestSweeping:
-    """Deleting what has expired."""
-
-    def test_a_sweep_deletes_once_a_day(self, store: SqliteStore, ledger: MemoryLedger) -> None:
-        """What is past its expiry goes in the first sweeps of a day; later ones have nothing to do."""
-        old_us = TODAY_US - (RETENTION_DAYS + 2) * DAY_US
-        for number in range(3):
-            ledger.seal(document(number), ingest_us=old_us)
-        ledger.seal(document(9))
-        follower = follower_of(ledger, store)
-        follower.step()
-        assert follower.sweep() == 3
-        assert follower.sweep() == 0
-        assert len(entries_of(store, today=TODAY - 30)) == 1
-
-    def test_a_clock_far_ahead_deletes_nothing_at_first(self, store: SqliteStore, ledger: MemoryLedger) -> None:
-        """A start that finds the clock over a day past the last record does not trust it to delete."""
-        ledger.seal(document(0))
-        follower = follower_of(ledger, store, clock=lambda: TODAY_US + 60 * DAY_US)
-        follower.step()
-        assert follower.sweep() == 0
-        assert len(entries_of(store)) == 1
-        follower._started -= 3601
-        assert follower.sweep() == 1
-
-    def test_nothing_is_deleted_before_the_records_behind_are_known(
-        self, store: SqliteStore, ledger: MemoryLedger
-    ) -> None:
-        """A store built again does not delete what a later EXTEND keeps."""
-        old_us = TODAY_US - (RETENTION_DAYS + 2) * DAY_US
-        for number in range(2):
-            ledger.seal(document(number), ingest_us=old_us)
-        extend = {"type": "extend", "org_ref": REFERENCE, "first_seq": 1, "last_seq": 1, "retention_days": 90}
-        ledger.control(Kind.EXTEND, extend)
-        follower = follower_of(ledger, store, batch=2)
-        assert (follower.step(), follower.sweep()) == (2, 0)
-        assert (follower.step(), follower.sweep()) == (1, 1)
-        assert [entry["id"] for entry in entries_of(store)] == [document(1)["id"]]
-
-    def test_an_empty_ledger_has_nothing_to_sweep(self, store: SqliteStore) -> None:
-        """Before the first start there is no shard and no clock to compare with."""
-        follower = follower_of(MemoryLedger(), store)
-        assert (follower.step(), follower.sweep()) == (0, 0)
 
 
 def test_sections_are_joined_by_any_pointer(store: SqliteStore, ledger: MemoryLedger) -> None:

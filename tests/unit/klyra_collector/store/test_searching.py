@@ -127,7 +127,7 @@ def test_a_search_equals_a_plain_filter(
     expected.sort(key=lambda pair: pair[0], reverse=order == "desc")
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore.open(Path(folder) / "store.sqlite")
-        follower = Follower(ledger, store, clock=lambda: TODAY_US, batch=4)
+        follower = Follower(ledger, store, batch=4)
         while follower.step():
             pass
         search = Search(organization_id=ACME, filters=asked, today=TODAY, order=order)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from klyra_audit import timestamps
 from klyra_audit.errors import Halted, RetryLater
 from klyra_collector.store import schema, statements
 from klyra_collector.store.addresses import range_of
-from klyra_collector.store.changes import Batch, Extension
+from klyra_collector.store.changes import Batch, Expiration, Extension, Ranges
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.schema import StoreBusy, StoreDamaged
 from klyra_collector.store.searching import Filters, Search, SortKey
@@ -48,6 +50,17 @@ def search(**members: Any) -> Search:
 def ids_found(store: SqliteStore, limit: int = 1000, **members: Any) -> list[str]:
     """Return the ids a search finds, in its order."""
     return [orjson.loads(found.entry)["id"] for found in store.search(search(**members), limit)]
+
+
+def expiration(cutoff_day: int, held: Ranges = ()) -> Expiration:
+    """Return an EXPIRY of Acme's entries."""
+    return Expiration(ORIGIN, organization_reference(ACME), cutoff_day, held)
+
+
+def pages(folder: Path) -> int:
+    """Return the pages of the store's file, as a reader of the journal sees it."""
+    with closing(sqlite3.connect(folder / "store.sqlite")) as connection:
+        return int(connection.execute("PRAGMA page_count").fetchone()[0])
 
 
 class TestSearch:
@@ -84,7 +97,7 @@ class TestSearch:
         """Origins order as texts, whichever was met first, also one that lies between two others."""
         origins = ["log/b/2026", "log/a/2026", "log/a/2026-2", "log/c/2026"]
         ledger = MemoryLedger(*origins)
-        follower = Follower(ledger, store, clock=lambda: TODAY_US)
+        follower = Follower(ledger, store)
         for number, origin in enumerate(origins * 2):
             ledger.seal(document(number, timestamp="2026-03-10T11:00:00Z"), origin=origin)
             while follower.step():
@@ -267,26 +280,85 @@ class TestRetention:
     def test_expired_entries_are_deleted_in_small_batches(
         self, store: SqliteStore, ledger: MemoryLedger, follow: Follow
     ) -> None:
-        """A sweep deletes at most as many as asked, of every organization, and nothing that is still in force."""
+        """At most as many go as asked, all of the organization named, and nothing that is still in force."""
         for number in range(5):
             ledger.seal(document(number))
             ledger.seal(document(number, organization_id="org_other"))
-            ledger.seal(document(number, organization_id="org_long"), retention_days=365)
+            ledger.seal(document(number, organization_id=ACME, id=f"log_long{number:022d}"), retention_days=365)
         follow()
         gone = TODAY + RETENTION_DAYS + 1
-        assert store.delete_expired(gone - 1, 100) == 0
-        assert [store.delete_expired(gone, 4) for _ in range(4)] == [4, 4, 2, 0]
-        assert ids_found(store, organization_id=ACME) == []
-        assert len(ids_found(store, organization_id="org_long", today=gone)) == 5
+        assert store.expire(expiration(gone - 1), 100) == 0
+        assert [store.expire(expiration(gone), 2) for _ in range(4)] == [2, 2, 1, 0]
+        assert len(ids_found(store, organization_id=ACME, today=gone - 1)) == 5
+        assert len(ids_found(store, organization_id="org_other")) == 5
+
+    def test_held_entries_stay(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
+        """What an EXPIRY calls held is kept, unseen, however the deletion is cut into batches."""
+        for number in range(7):
+            ledger.seal(document(number))
+        follow()
+        gone = TODAY + RETENTION_DAYS + 1
+        named = expiration(gone, held=((0, 1), (3, 3), (6, 900)))
+        assert [store.expire(named, 1) for _ in range(4)] == [1, 1, 1, 0]
+        assert ids_found(store, today=gone) == []
+        assert [found.key.index for found in store.search(search(today=gone - 1, order="asc"), 10)] == [0, 1, 3, 6]
+        assert store.expire(expiration(gone), 100) == 4
+
+    def test_nothing_of_strangers_goes(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow) -> None:
+        """An EXPIRY of an unknown organization, or about another shard, deletes nothing."""
+        ledger.seal(document(0))
+        follow()
+        gone = TODAY + RETENTION_DAYS + 1
+        assert store.expire(replace(expiration(gone), org_ref=bytes(16)), 100) == 0
+        assert store.expire(replace(expiration(gone), origin="another/log/2026"), 100) == 0
+        assert len(ids_found(store)) == 1
+
+    def test_the_file_shrinks(self, store: SqliteStore, ledger: MemoryLedger, follow: Follow, tmp_path: Path) -> None:
+        """After a deletion the space goes back to the system, step by step."""
+        for number in range(3000):
+            ledger.seal(document(number))
+        follow()
+        assert store.shrink() is False
+        before = pages(tmp_path)
+        while store.expire(expiration(TODAY + RETENTION_DAYS + 1), 1000):
+            pass
+        steps = 1
+        while store.shrink():
+            steps += 1
+        assert steps > 1
+        assert pages(tmp_path) < before // 5
+
+    def test_a_file_of_an_earlier_version_shrinks_too(
+        self, ledger: MemoryLedger, follow: Follow, store: SqliteStore, tmp_path: Path
+    ) -> None:
+        """A file made without the ability to shrink is written anew once it has free pages, and loses nothing."""
+        for number in range(1500):
+            ledger.seal(document(number, id=f"log_{number:022d}"), retention_days=30 if number else 365)
+        follow()
+        store.close()
+        plain = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+        plain.execute("PRAGMA auto_vacuum = NONE")
+        plain.execute("VACUUM")
+        assert plain.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+        plain.close()
+        again = SqliteStore.open(tmp_path / "store.sqlite")
+        before = pages(tmp_path)
+        gone = TODAY + RETENTION_DAYS + 1
+        while again.expire(expiration(gone), 1000):
+            pass
+        assert again.shrink() is False
+        assert pages(tmp_path) < before // 5
+        assert len(ids_found(again, today=gone)) == 1
+        again.close()
 
     def test_what_is_deleted_is_overwritten(
         self, store: SqliteStore, ledger: MemoryLedger, follow: Follow, tmp_path: Path
     ) -> None:
-        """After the sweep the file holds no trace of an entry."""
+        """After its deletion the file holds no trace of an entry."""
         secret = "nobody.may.read.this"
         ledger.seal(document(0, metadata={"note": secret}))
         follow()
-        store.delete_expired(TODAY + RETENTION_DAYS + 1, 100)
+        store.expire(expiration(TODAY + RETENTION_DAYS + 1), 100)
         store.close()
         connection = sqlite3.connect(tmp_path / "store.sqlite")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -341,7 +413,7 @@ class TestRepeats:
         ledger.seal(document(0), ingest_us=TODAY_US + 5 * DAY_US)
         follow()
         gone = TODAY + RETENTION_DAYS + 1
-        assert store.delete_expired(gone, 100) == 1
+        assert store.expire(expiration(gone), 100) == 1
         (found,) = store.search(search(today=gone), 10)
         assert found.key.index == 1
         assert store.get(ACME, document(0)["id"], gone) == found
@@ -369,7 +441,7 @@ class TestApplying:
         """A batch that does not start at the cursor is ignored, whether it lies before or behind."""
         ledger.seal(document(0))
         follow()
-        rows = Follower(ledger, store, clock=lambda: TODAY_US)._batch_of(ledger.read(ORIGIN, 0, 1)).rows
+        rows = Follower(ledger, store)._batch_of(ledger.read(ORIGIN, 0, 1)).rows
         for start in (0, 5):
             store.apply(Batch(ORIGIN, start, start + 1, rows))
         assert store.cursor(ORIGIN) == 1
@@ -381,7 +453,7 @@ class TestApplying:
         follow()
         event = document(1, event_type="brand.new", organization_id="org_new")
         ledger.seal(event)
-        follower = Follower(ledger, store, clock=lambda: TODAY_US)
+        follower = Follower(ledger, store)
         batch = follower._batch_of(ledger.read(ORIGIN, 1, 1))
         broken = Batch(ORIGIN, 1, 2, [*batch.rows, batch.rows[0]._replace(leaf_index=2, leaf=None)])
         with pytest.raises(StoreDamaged):
@@ -397,7 +469,7 @@ class TestApplying:
         """While another process writes, applying raises RetryLater and moves nothing; readers go on."""
         monkeypatch.setattr(schema, "_BUSY_SECONDS", 0.01)
         ledger.seal(document(0))
-        follower = Follower(ledger, store, clock=lambda: TODAY_US)
+        follower = Follower(ledger, store)
         other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(RetryLater) as refused:
@@ -414,7 +486,7 @@ class TestApplying:
         """When the disk is full nothing is applied; when there is room again everything is."""
         for number in range(200):
             ledger.seal(document(number))
-        follower = Follower(ledger, store, clock=lambda: TODAY_US)
+        follower = Follower(ledger, store)
         connection = store._writing()._connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 5}")
@@ -449,7 +521,7 @@ class TestExport:
             for number in range(50, 60):
                 ledger.seal(document(number))
             follow()
-            store.delete_expired(TODAY + RETENTION_DAYS + 1, 1000)
+            store.expire(expiration(TODAY + RETENTION_DAYS + 1), 1000)
             rest = list(found)
         keys = [entry.key.index for entry in (first, *rest)]
         assert keys == list(range(50))
