@@ -8,12 +8,17 @@ module=filippo.io/torchwood/cmd/litewitness
 version=v0.9.0
 program=$KLYRA_PEERS_CACHE/litewitness-$version/litewitness
 
-for needed in ssh-agent ssh-add ssh-keygen; do
-  if ! command -v "$needed" >/dev/null; then
-    echo "it keeps its key in an ssh-agent, and there is no $needed here (Debian: openssh-client)"
-    exit 3
-  fi
-done
+# It keeps its key in an ssh-agent.
+has_agent() { command -v ssh-agent >/dev/null && command -v ssh-add >/dev/null && command -v ssh-keygen >/dev/null; }
+if ! has_agent && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+  export DEBIAN_FRONTEND=noninteractive
+  install=(apt-get install --yes --quiet --no-install-recommends -o DPkg::Lock::Timeout=300 openssh-client)
+  { "${install[@]}" || { apt-get update --quiet && "${install[@]}"; }; } >&2 || true
+fi
+if ! has_agent; then
+  echo "it keeps its key in an ssh-agent, and there is none here: apt-get install openssh-client"
+  exit 3
+fi
 if [ -x "$program" ]; then
   echo "$version at $program"
   exit 0
