@@ -60,10 +60,18 @@ class Sealer:
     Memory is bounded: submissions beyond `max_waiting_bytes` are refused as retryable.
     """
 
-    def __init__(self, ledger: Ledger, observer: SealObserver, *, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        observer: SealObserver,
+        *,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+        heads_seconds: float = HEADS_SECONDS,
+    ) -> None:
         self._ledger = ledger
         self._observer = observer
         self._max_waiting_bytes = max_waiting_bytes
+        self._heads_seconds = heads_seconds
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
@@ -100,14 +108,14 @@ class Sealer:
     async def run(self) -> None:
         """Commit and sign until `close`; then answer everything that still waits and return."""
         next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
-        next_heads = time.monotonic() + HEADS_SECONDS
+        next_heads = time.monotonic() + self._heads_seconds
         while not (self._closing and not self._waiting):
             await self._wait(next_checkpoint)
             if self._waiting:
                 await self._commit(self._take())
             if time.monotonic() >= next_heads:
                 await self._seal_heads()
-                next_heads = time.monotonic() + HEADS_SECONDS
+                next_heads = time.monotonic() + self._heads_seconds
             if time.monotonic() >= next_checkpoint:
                 await self._begin_signing()
                 next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -37,9 +38,11 @@ class Noted:
         self.unsigned.append(error.code)
 
 
-def run(root, scenario, *, disk=None, **options) -> Noted:
-    """Run a scenario with a running sealer, then stop it cleanly."""
+def run(root, scenario, *, disk=None, sizes=None, **options) -> Noted:
+    """Run a scenario with a running sealer, then stop it cleanly; `sizes` is where it finds what was signed."""
     noted = Noted()
+    if sizes is not None:
+        noted.sizes = sizes
 
     async def main() -> None:
         sealer = Sealer(ledger, noted, **options)
@@ -185,3 +188,53 @@ def test_a_checkpoint_is_signed_each_second(tmp_path) -> None:
         await asyncio.sleep(1.3)
 
     assert run(tmp_path, scenario).sizes
+
+
+async def until(condition) -> None:
+    """Wait until something outside the loop has happened."""
+    while not condition():  # noqa: ASYNC110 - files offer no event to wait for
+        await asyncio.sleep(0.01)
+
+
+def heads_in(root) -> list[int]:
+    """Return the indexes of the HEADS records."""
+    return [record.index for record in read_all(root) if record.leaf.kind == Kind.HEADS]
+
+
+def test_heads_are_sealed_on_their_own_and_under_the_next_checkpoint(tmp_path) -> None:
+    """HEADS comes by itself when something was sealed, once, and a checkpoint covers it."""
+    sizes: list[int] = []
+
+    async def scenario(sealer) -> None:
+        await until(lambda: heads_in(tmp_path))
+        ((event,),) = [await sealer.seal(submission(records.record()))]
+        await until(lambda: heads_in(tmp_path)[-1] > event.sealed.index)
+        last = heads_in(tmp_path)[-1]
+        await until(lambda: any(size > last for size in sizes))
+
+    run(tmp_path, scenario, sizes=sizes, heads_seconds=0.0)
+    assert len(heads_in(tmp_path)) == 2
+
+
+def test_heads_that_cannot_be_sealed_do_not_stop_the_seal(tmp_path) -> None:
+    """A disk that fails under HEADS halts intake until it is well, as it does under an event."""
+    disk = FaultyDisk()
+
+    async def scenario(sealer) -> None:
+        await until(lambda: heads_in(tmp_path))
+        disk.fault = Fault("append", "before", 1)  # somewhere in this commit or in the HEADS after it
+        await seal_patiently(sealer, records.record())
+        await until(lambda: disk.fault.struck)
+        await seal_patiently(sealer, records.record())
+
+    run(tmp_path, scenario, disk=disk, heads_seconds=0.0)
+    assert sum(record.leaf.kind == Kind.EVENT for record in read_all(tmp_path)) == 2
+
+
+async def seal_patiently(sealer, event) -> None:
+    """Seal an event, again and again while intake is halted, as clients do."""
+    for _ in range(1000):
+        with contextlib.suppress(IntakeHalted):
+            await sealer.seal(submission(event))
+            return
+        await asyncio.sleep(0.01)
