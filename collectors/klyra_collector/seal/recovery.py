@@ -96,7 +96,7 @@ class _Tail:
     """Everything readable in the frame files behind the offsets of the last checkpoint."""
 
     files: list[_FrameFile] = field(default_factory=list)
-    bodies: dict[int, tuple[int, frame.BodyFrame]] = field(default_factory=dict)
+    bodies: dict[int, tuple[int | None, frame.BodyFrame]] = field(default_factory=dict)
     quarantined: set[int] = field(default_factory=set)
 
     def add(self, path: Path, start: int) -> _FrameFile:
@@ -344,7 +344,7 @@ def _read_tail(data: DataDirectory, shard: ShardDirectory, offsets: _Offsets, si
     tail = _Tail()
     for path in sorted(shard.bodies.glob(f"*/{FRAMES}")):
         file = tail.add(path, offsets.start(data, path))
-        day = int(path.parent.name)
+        day = int(path.parent.name) if path.parent.name.isdigit() else None  # `held` takes no new records
         for index, end, body in _frames(file, frame.read_body_frames):
             file.ends.append((index, end))
             if index >= signed_size:
