@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.text import Text
 
+from klyra_collector.cli.verify_url import remote_options
 from klyra_collector.verify import CannotVerify, Options, Report, ShardReport, Verdict, policy, report, verify_target
 from klyra_collector.verify.files import Unreadable, read_small
 from klyra_collector.verify.ledger import ORG_SALT_BYTES
+from klyra_collector.verify.remote import url_of, verify_url
 from klyra_collector.verify.verdicts import GRAVITY
 from klyra_collector.verify.work import cores
 
@@ -40,13 +42,20 @@ _OUTCOMES = {
 
 @app.command()
 def verify(
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A data directory, its ledger/, or one shard.")],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="A data directory, its ledger/, one shard, or a published log's URL."),
+    ],
     *,
     policy_file: Annotated[
         Path | None, typer.Option("--policy", metavar="FILE", help="The keys to trust: a C2SP tlog-policy file.")
     ] = None,
     org_salt: Annotated[
         Path | None, typer.Option("--org-salt", metavar="FILE", help="32 bytes; by default DATA/keys/org-salt.")
+    ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--earlier", metavar="FILE", help="With a URL: a checkpoint kept before, which it must continue."),
     ] = None,
     require_pinned: Annotated[
         bool, typer.Option("--require-pinned", help="Without --policy, count nothing as checked (exit 2).")
@@ -63,6 +72,11 @@ def verify(
     It may be in use: what was acknowledged before the verification began is verified. Without --policy only
     consistency is checked, since whoever can change a ledger can also change the key beside it.
 
+        klyra-audit verify https://audit.example/log/collector-1/2026 --policy klyra.policy
+
+    A published log is verified without a copy of it: signature, every tile and, with an operator's key in KLYRA_KEY,
+    every leaf. What the records say is not published, and not verified.
+
     Exit status: 0 intact, 1 broken (and where), 2 could not check.
     """
     try:
@@ -74,7 +88,8 @@ def verify(
                 limit_findings=limit_findings,
                 processes=cores(),
             )
-            result = verify_target(target, replace(options, progress=progress.show) if progress else options)
+            options = replace(options, progress=progress.show) if progress else options
+            result = _verify(target, options, policy_file, earlier)
         _answer(result, as_json=as_json)
     except CannotVerify as error:
         _fail(target, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
@@ -84,6 +99,13 @@ def verify(
         message = f"{type(error).__name__}: {error}"
         _fail(target, as_json=as_json, code="unexpected", message=message, remedy="Report this as a fault of verify.")
     raise typer.Exit(result.exit_status)
+
+
+def _verify(target: Path, options: Options, policy_file: Path | None, earlier: Path | None) -> Report:
+    url = url_of(target)
+    if url is None:
+        return verify_target(target, options)
+    return verify_url(url, remote_options(policy_file, earlier, options))
 
 
 def _answer(result: Report, *, as_json: bool) -> None:
