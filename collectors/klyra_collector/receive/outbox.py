@@ -1,7 +1,8 @@
 """Drain the registry's outbox: what was not received on the wire and is sealed all the same (DESIGN section 5).
 
 Exactly once by command id: an event's entry id follows from its command's id, so that a second sealing after a
-crash is recognised as a repeat; a policy that is in force already is not sealed again.
+crash is recognised as a repeat; a policy that is in force already is not sealed again; the record of an export is
+looked for in the ledger where an earlier attempt may have sealed it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import ProfileError
 from klyra_audit.format.sections import Salts
 from klyra_collector.receive.senders import OPERATOR_TENANCY, tenancy_of
-from klyra_collector.stages import Submission, Tenancy
+from klyra_collector.stages import Sealed, Submission, Tenancy
 from klyra_collector.validate.judge import Candidate, judge
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from klyra_collector.registry.outbox import OutboxCommand
     from klyra_collector.seal.ledger import Ledger
     from klyra_collector.seal.sealer import Sealer
-    from klyra_collector.stages import Outcome, Record, Sealed
+    from klyra_collector.stages import Outcome, Record
 
 COMMANDS_AT_ONCE = 256
 IDLE_SECONDS = 0.2
@@ -75,6 +76,8 @@ class OutboxDrain:
         self._catalog = catalog
         self._validator = validator
         self._wall_us = wall_us
+        self._is_first_step = True
+        self._tried: set[str] = set()  # commands that may be sealed although the registry does not know
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drain until `stop`; a registry or disk in trouble is tried again."""
@@ -98,6 +101,8 @@ class OutboxDrain:
         # A crash before this line: the commands are pending again, and recognised as sealed.
         if positions:
             await asyncio.to_thread(self._registry.mark_sealed, positions)
+        self._is_first_step = False
+        self._tried.clear()
         return len(commands)
 
     async def _seal(self, command: OutboxCommand) -> Sealed | None:
@@ -108,6 +113,10 @@ class OutboxDrain:
                 return outcome.sealed
             if command.kind in ("emitter_key", "collector_key"):
                 return (await self._sealer.on_thread(lambda: self._commit_key(command))).sealed
+            if command.kind == "heads":
+                return await self._sealer.on_thread(self._commit_heads)
+            if command.kind == "export":
+                return await self._seal_export(command)
             record = await self._record(command)
             outcomes = await self._sealer.seal(Submission((record,), strict=True, size=len(record.content)))
             return outcomes[0].sealed
@@ -118,6 +127,20 @@ class OutboxDrain:
             _log.error("command_refused", command_id=command.command_id, reason=str(error))
             await asyncio.to_thread(self._registry.mark_refused, command.command_id, str(error))
             return None
+
+    def _commit_heads(self) -> Sealed:
+        """Runs on the sealing thread; the position is that of the newest record, which HEADS is or stands before."""
+        self._ledger.seal_heads()
+        return Sealed(self._ledger.origin, self._ledger.size - 1, b"")
+
+    async def _seal_export(self, command: OutboxCommand) -> Sealed:
+        again = self._is_first_step or command.command_id in self._tried
+        self._tried.add(command.command_id)
+        sha256 = bytes.fromhex(command.payload["sha256"])
+        outcome = await self._sealer.on_thread(
+            lambda: self._ledger.commit_export(command.organization_id, sha256, again=again)
+        )
+        return outcome.sealed
 
     def _commit_key(self, command: OutboxCommand) -> Outcome:
         """Runs on the sealing thread."""

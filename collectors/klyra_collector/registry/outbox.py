@@ -52,13 +52,15 @@ class OutboxCommand:
         kind: `event`: payload {"document": event document whose id derives from `command_id`};
             `policy`: payload {"organization_id", "plan", "policy", "retention_days"};
             `emitter_key`: payload {"emitter_id", "vkey", "organization_id" | null, "revoked_after_seq" | null};
-            `collector_key`: payload {"action": "rotate" | "revoke", "vkey": the newest key so far | the one to revoke}.
+            `collector_key`: payload {"action": "rotate" | "revoke", "vkey": the newest key so far | the one to revoke};
+            `heads`: payload {}: whatever was sealed before is covered by a HEADS record;
+            `export`: payload {"sha256": of a packet's manifest, hexadecimal}.
         payload: JSON.
     """
 
     command_id: str
     organization_id: str
-    kind: Literal["event", "policy", "emitter_key", "collector_key"]
+    kind: Literal["event", "policy", "emitter_key", "collector_key", "heads", "export"]
     payload: dict[str, Any]
 
 
@@ -135,6 +137,21 @@ class Outbox:
         )
         with self._database.writing() as connection:
             return self._add(connection, command, now)
+
+    def record_heads(self) -> str:
+        """Have the collector seal HEADS if anything is newer than the last one; return the command's id."""
+        now = self._clock()
+        with self._database.writing() as connection:
+            return self._add(connection, OutboxCommand(str(_new_id(now)), OPERATOR_ORGANIZATION_ID, "heads", {}), now)
+
+    def record_export(self, organization_id: str, sha256: bytes, events: Iterable[AuditEvent]) -> str:
+        """Add the EXPORT record of a packet, after the entries that tell of it; return the command's id."""
+        with self._database.writing() as connection:
+            for event in events:
+                self.add_event(connection, organization_id, event)
+            now = self._clock()
+            payload = {"sha256": sha256.hex()}
+            return self._add(connection, OutboxCommand(str(_new_id(now)), organization_id, "export", payload), now)
 
     def record_event(self, organization_id: str | None, event: AuditEvent) -> str:
         """Add an event in a transaction of its own; `add_event` says the rest."""

@@ -254,6 +254,21 @@ class Registry:
         """
         return self._outbox.record_event(organization_id, event)
 
+    def record_heads(self) -> str:
+        """Have the collector seal HEADS if anything is newer than the last one; return the command's id."""
+        return self._outbox.record_heads()
+
+    def record_export(self, organization_id: str, sha256: bytes, events: Iterable[AuditEvent]) -> str:
+        """Have the collector seal the EXPORT record of a packet and the entries that tell of it, all or none.
+
+        Returns:
+            The id of the EXPORT record's command; `outbox_position` says where it stands once it is sealed.
+
+        Raises:
+            Rejected: `unknown_organization`.
+        """
+        return self._outbox.record_export(organization_id, sha256, events)
+
     def pending_commands(self, limit: int) -> list[OutboxCommand]:
         """Return the oldest commands that are neither sealed nor refused, in the order of their creation."""
         return self._outbox.pending(limit)

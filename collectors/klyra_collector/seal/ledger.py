@@ -27,6 +27,7 @@ from klyra_collector.seal.clock import Clock, ClockGuard
 from klyra_collector.seal.closed import ClosedShard, EarlierShards, LeafFiles
 from klyra_collector.seal.commit import CommitPlan
 from klyra_collector.seal.consent import read_consent
+from klyra_collector.seal.exports import export_record, find_sealed
 from klyra_collector.seal.files import ShardFiles
 from klyra_collector.seal.heads import heads_are_due
 from klyra_collector.seal.identity import KeyOptions, load_identity
@@ -38,6 +39,7 @@ from klyra_collector.seal.recent_catch_up import catch_up
 from klyra_collector.seal.recovery import Recovered, recover
 from klyra_collector.seal.shards import CLOSE, find_shards, first_documents, load_earlier, shard_year, year_of
 from klyra_collector.seal.signing import CheckpointSigner, Unsigned
+from klyra_collector.stages import Outcome, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.seal.durable import Disk
     from klyra_collector.seal.identity import Identity
-    from klyra_collector.stages import ControlRecord, Outcome, Submission, Tenancy
+    from klyra_collector.stages import ControlRecord, Submission, Tenancy
 
 _HALTED = "The ledger's disk failed; intake pauses until it can be written again."
 _RETRY_AFTER = 5.0
@@ -222,11 +224,8 @@ class Ledger:
             again: it may have been sealed before, so look for it first.
         """
         record = export_record(organization_id, sha256)
-        commit = control_commit(canonical.encode(record.document))
-        index = find_commit(self._shard.leaves, self.size, commit) if again else None
-        if index is not None:
-            return Outcome(Status.DUPLICATE, Sealed(self.origin, index, self._leaf_at(index)))
-        return self.commit_controls([record])[0]
+        sealed = find_sealed(self._shard.leaves, self.origin, self.size, record) if again else None
+        return self.commit_controls([record])[0] if sealed is None else Outcome(Status.DUPLICATE, sealed)
 
     def commit_emitter_key(
         self, emitter_id: str, vkey: str, organization_id: str | None, revoked_after_seq: int | None
