@@ -39,6 +39,7 @@ from support.sealing import MICROSECONDS, SetClock, open_ledger
 from support.witnesses import Log, cosigning_key, kept, make_cosigner, metric, policy_text
 
 DAY = 86_400
+NEW_YEAR_US = 1_798_761_600 * MICROSECONDS  # 2027-01-01
 
 
 @dataclass
@@ -468,3 +469,28 @@ def test_the_checkpoint_of_another_ledger_is_not_shown(bench):
     text = Checkpoint(made.ledger.origin, 1, b"\1" * 32).text()
     show_cosigned(made.ledger, made.disk, made.shard, f"{text}\n".encode())
     assert made.shard.checkpoint.read_bytes() == before
+
+
+def test_at_the_turn_of_the_year_both_shards_are_cosigned(bench, tmp_path):
+    """The closed shard's last checkpoint still is; the new one is a new log, which the witness must be told of."""
+    clock = SetClock(NEW_YEAR_US - 60 * MICROSECONDS)
+    made = bench("w1", clock=clock)
+    old = made.shard
+    made.rounds(made.grow)
+
+    def turn():
+        clock.pass_seconds(120)
+        made.grow()
+
+    made.rounds(turn)
+    new = ShardDirectory(made.root / "ledger" / "2027")
+    assert made.ledger.origin.endswith("/2027")
+    final = int(old.checkpoint.read_bytes().split(b"\n")[1])
+    assert witnessed(old, made.policy).size == final
+    assert b"w1" in old.checkpoint.read_bytes()
+    assert kept(new.witnesses)["w1"]["trouble"] == "log_unknown"
+    assert made.ledger.vkey in kept(new.witnesses)["w1"]["reason"]
+
+    make_cosigner(tmp_path / "w1", made.ledger.vkey)
+    made.rounds()
+    assert witnessed(new, made.policy).size == made.ledger.size
