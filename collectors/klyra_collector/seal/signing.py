@@ -203,7 +203,8 @@ class CheckpointSigner:
             ) from error
 
     def _show(self, encoded: bytes) -> None:
-        if self._signed is not None and self._passed_midnight():  # what is shown now was the last of its day
+        # A crash between `last-signed` and the first checkpoint leaves none to show; else it was the last of its day.
+        if self._shard.checkpoint.exists() and self._passed_midnight():
             self.keep_of_the_day()
         self._disk.replace(self._shard.checkpoint, encoded)
 
