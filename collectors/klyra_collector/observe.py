@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from klyra_audit import timestamps
 from klyra_audit.errors import KlyraError, RetryLater
+from klyra_audit.timestamps import MICROSECONDS
 from klyra_collector.stages import Status
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ class CollectorMetrics:
         """Show what waits to be sealed."""
         self._gauge("klyra_oldest_unsealed_seconds", "Age of the oldest record waiting to be sealed", oldest_seconds)
         self._gauge("klyra_waiting_bytes", "Bytes waiting to be sealed", lambda: float(waiting_bytes()))
+
+    def watch_shard(self, year_start_us: Callable[[], int]) -> None:
+        """Show which year's shard is written."""
+        self._gauge(
+            "klyra_ledger_shard_year_start_seconds",
+            "When the year of the shard being written began, in seconds since 1970",
+            lambda: year_start_us() / MICROSECONDS,
+        )
 
     def render(self) -> tuple[bytes, str]:
         """Return the metrics and their content type."""

@@ -71,4 +71,4 @@ def _missing(found: Examination) -> str:
         return "that cannot be told without a checkpoint"
     if found.lost:
         return f"{found.lost} signed records, from record {found.signed.head.size - found.lost} on"
-    return "no record; but what is there is not what was signed"
+    return "none by number: see why it was refused"

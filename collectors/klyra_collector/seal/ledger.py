@@ -37,7 +37,15 @@ from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
 from klyra_collector.seal.recent_catch_up import catch_up
 from klyra_collector.seal.recovery import Recovered, recover
-from klyra_collector.seal.shards import CLOSE, find_shards, first_documents, load_earlier, shard_year, year_of
+from klyra_collector.seal.shards import (
+    CLOSE,
+    find_shards,
+    first_documents,
+    load_earlier,
+    shard_year,
+    year_of,
+    year_start_us,
+)
 from klyra_collector.seal.signing import CheckpointSigner, Unsigned
 from klyra_collector.stages import Outcome, Status
 
@@ -160,6 +168,11 @@ class Ledger:
         return self._state.last_us
 
     @property
+    def year_start_us(self) -> int:
+        """When the year of the open shard began, microseconds since 1970."""
+        return year_start_us(shard_year(self._shard))
+
+    @property
     def signed_size(self) -> int:
         """Number of leaves under the newest checkpoint."""
         return self.signer.signed.size if self.signer.signed else 0
@@ -260,8 +273,15 @@ class Ledger:
             raise unknown_key(outgoing)
         vkey = str(newest.vkey)
         if vkey == outgoing:
-            vkey = self.signer.add_key([str(key.vkey) for key in self._own_keys()]).vkey
+            vkey = self._draw_key()
         return self._write(plan, lambda: [plan.add_key(self.identity.collector_id, vkey, None, None)])[0]
+
+    def _draw_key(self) -> str:
+        try:
+            return self.signer.add_key([str(key.vkey) for key in self._own_keys()]).vkey
+        except OSError as error:
+            self._halt(error)
+            raise self._halt_error() from error
 
     def revoke_key(self, vkey: str) -> Outcome:
         """Revoke a key of the collector: it vouches for what is sealed by now, and signs nothing more.

@@ -88,6 +88,11 @@ def shard_year(shard: ShardDirectory) -> int:
     return int(shard.root.name.partition("-")[0])
 
 
+def year_start_us(year: int) -> int:
+    """Return when a UTC year begins, in microseconds since 1970."""
+    return int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * MICROSECONDS
+
+
 def first_documents(
     state: LedgerState,
     *,

@@ -133,6 +133,7 @@ async def _serve_collector(
     senders = Senders(registry)
     sealer = Sealer(ledger, metrics, max_waiting_bytes=settings.intake.max_waiting_bytes)
     metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
+    metrics.watch_shard(lambda: ledger.year_start_us)
     pipeline = Pipeline(senders=senders, catalog=catalog, validator=validator, seal=sealer, wall_us=clock.wall_us)
     budget = InflightBudget(settings.intake.max_inflight_bytes)
     ingest = Ingest(pipeline, senders, budget, metrics, settings.intake.max_request_bytes)
