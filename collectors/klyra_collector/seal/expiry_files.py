@@ -93,6 +93,13 @@ class DayFile:
         return self.path.parent.parent / folder / self.path.name
 
 
+def frame_files(data: DataDirectory, shard: ShardDirectory) -> list[DayFile]:
+    """Return a shard's files of bodies and of quarantined bytes, by day, and those of what is held."""
+    paths = [*shard.bodies.glob(f"*/{FRAMES}"), *data.quarantine.glob(f"*/{shard.quarantine_name}")]
+    found = [DayFile(path) for path in sorted(paths)]
+    return [file for file in found if file.day is not None or file.folder == HELD]
+
+
 @dataclass(slots=True)
 class ShardBodies:
     """The frame files of one shard.
@@ -111,9 +118,7 @@ class ShardBodies:
 
     def files(self) -> list[DayFile]:
         """Return all files of frames, by day."""
-        paths = [*self.shard.bodies.glob(f"*/{FRAMES}"), *self.data.quarantine.glob(f"*/{self.shard.quarantine_name}")]
-        found = [DayFile(path) for path in sorted(paths)]
-        return [file for file in found if file.day is not None or file.folder == HELD]
+        return frame_files(self.data, self.shard)
 
     def due(self, day: int) -> list[DayFile]:
         """Return the files of days up to one."""

@@ -1,9 +1,10 @@
-"""Seal what the command line wrote while no collector runs: take the ledger's lock and drain the outbox."""
+"""Do what the collector does while none runs: take the ledger's lock, drain the outbox, expire what is due."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from klyra_audit.catalog import Catalog
@@ -14,6 +15,9 @@ from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.registry import Registry
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.expiry import Expiry, finish
+from klyra_collector.seal.expiry_clock import ExpiryClock
+from klyra_collector.seal.expiry_task import witness_clock
 from klyra_collector.seal.ledger import Ledger
 from klyra_collector.seal.sealer import Sealer
 from klyra_collector.supervise.roles import ledger_options
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klyra_audit.errors import KlyraError
+    from klyra_collector.seal.expiry import Expired
     from klyra_collector.stages import Outcome
 
 
@@ -42,6 +47,32 @@ def drain_if_stopped(data: Path) -> bool:
         with contextlib.closing(opened) as ledger:
             asyncio.run(_drain(registry, ledger, catalog))
     return True
+
+
+def expire_if_stopped(data: Path, *, confirm_clock: bool = False) -> Expired | None:
+    """Expire what is due in a data directory unless a collector runs, which does it itself; None then.
+
+    Raises:
+        ExpiryRefused: the time is in doubt; nothing was deleted.
+        KlyraError: the ledger cannot be continued, or a file that decides cannot be read.
+    """
+    settings = Settings.load(data=data)
+    options = ledger_options(settings, Catalog.load(settings.catalog), confirm_clock=confirm_clock)
+    clock = SystemClock()
+    cosigned = witness_clock(settings.witness.policy)
+    with contextlib.closing(Disk()) as disk:
+        try:
+            opened = Ledger.open(settings.data_directory, disk, clock, options)
+        except LedgerLocked:
+            return None
+        with contextlib.closing(opened) as ledger:
+            believed = ExpiryClock(clock, ledger.found_us, confirm_clock)
+            expiry = Expiry(ledger, settings.data_directory, disk, believed, cosigned)
+            with contextlib.closing(expiry):
+                named = finish(expiry.run())
+                ledger.sign()
+                deleted = finish(expiry.run())
+    return replace(deleted, named=named.named, deleted=named.deleted + deleted.deleted)
 
 
 async def _drain(registry: Registry, ledger: Ledger, catalog: Catalog) -> None:
