@@ -52,8 +52,9 @@ class LagMeter:
         """
         with self._lock:
             applied = self._store.snapshot()
-            behind = {
-                origin: self._reader.committed(origin) - applied.get(origin, 0) for origin in self._reader.origins()
+            behind = {  # a store may have more than is left of a shard after a disaster
+                origin: max(0, self._reader.committed(origin) - applied.get(origin, 0))
+                for origin in self._reader.origins()
             }
             oldest = next((origin for origin in behind if behind[origin] > 0), None)
             if oldest is None:
