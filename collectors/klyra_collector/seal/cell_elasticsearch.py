@@ -67,7 +67,7 @@ class ElasticsearchCell:
             base_url=f"{parsed.scheme}://{parsed.netloc}",
             headers=_authorization(parameters),
             timeout=_SECONDS,
-            verify=_verification(parameters),
+            verify=parsed.scheme == "https" and _verification(parameters),
         )
         return cls(client, *parts)
 
@@ -136,7 +136,7 @@ class ElasticsearchCell:
 
     @property
     def _described(self) -> str:
-        return f"{self._client.base_url}{self._document.removeprefix('/')}".replace("/_doc/", "/")
+        return f"{str(self._client.base_url).rstrip('/')}{self._document.replace('/_doc/', '/')}"
 
 
 def _says_absent(response: httpx.Response) -> bool:

@@ -97,6 +97,7 @@ class CellGuard:
             CellUnreachable: it may or may not have moved; try again with a head at least as new.
             CellConflict: someone else moved it.
         """
+        self._in_doubt.add(_digest(encoded))
         try:
             self._cell.compare_and_swap(self._present, encoded)
         except CellConflict:
@@ -104,10 +105,8 @@ class CellGuard:
             present = self._cell.read()
             if present is None or _digest(present) not in self._in_doubt:
                 raise
+            self._present = present
             self._cell.compare_and_swap(present, encoded)
-        except CellUnreachable:
-            self._in_doubt.add(_digest(encoded))
-            raise
         self._present = encoded
         self._in_doubt.clear()
         self._note_use()

@@ -49,6 +49,7 @@ class KeyFiles:
         self._folder = folder
         self._disk = disk
         self._passphrase = passphrase
+        self._opened: dict[bytes, bytes] = {}  # what opening costs is meant for others
 
     def exists(self, name: str) -> bool:
         """Say whether there is a key of that name."""
@@ -113,14 +114,18 @@ class KeyFiles:
                 remedy="Restore it from your backup.",
                 code="secret_damaged",
             )
+        opened = self._opened.get(name.encode() + envelope)
+        if opened is not None:
+            return opened
         try:
-            return _decrypt(name, envelope, passphrase)
+            opened = self._opened[name.encode() + envelope] = _decrypt(name, envelope, passphrase)
         except InvalidTag as error:
             raise KeyLocked(
                 f"The passphrase does not open {self._folder / name}.",
                 remedy="Give the passphrase that the key was encrypted with, or restore the file from your backup.",
                 code="passphrase_wrong",
             ) from error
+        return opened
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import threading
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import structlog
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 
 FIRST_KEY: Final = "collector.key"
 COSIGNING_KEY: Final = "collector.mldsa"
-SIGNER_SECONDS: Final = 5.0
+SIGNER_SECONDS: Final = 5.0  # for one signature; read when a signer is made
+HANGING_SECONDS: Final = 2.0  # pause after the first call that hangs
 
 _SIGNING_FILES = re.compile(r"(collector|\d{4}(-\d+)?)(\.\d+)?\.key", re.ASCII)
 _ADDED = re.compile(r"\.(\d+)\.key", re.ASCII)
+
+_LONGEST_PAUSE_SECONDS = 900.0
 
 _log = structlog.get_logger(__name__)
 
@@ -45,13 +49,16 @@ class ExternalKey(Signer, Protocol):
 class BoundedSigner:
     """Calls another's signer on a thread of its own and waits no longer than it is told to.
 
-    A call that hangs is left behind, and no second one is made until it returns: at most one thread is lost.
+    A call that hangs is left behind with its thread. The next one comes after a pause that doubles with each hanging
+    call, up to a quarter of an hour, or as soon as one of them returns: at worst some hundred threads a day are lost
+    to a client without a time limit of its own.
     """
 
-    def __init__(self, signer: Signer, seconds: float = SIGNER_SECONDS) -> None:
+    def __init__(self, signer: Signer, seconds: float | None = None) -> None:
         self._signer = signer
-        self._seconds = seconds
-        self._call: _Call | None = None
+        self._seconds = SIGNER_SECONDS if seconds is None else seconds
+        self._hanging: list[_Call] = []
+        self._not_before = 0.0
 
     def sign(self, message: bytes) -> bytes:
         """See `Signer`.
@@ -59,11 +66,14 @@ class BoundedSigner:
         Raises:
             SignerFailed: it raised, hangs, or did not answer with bytes.
         """
-        if self._call is not None and not self._call.done.is_set():
+        still = [call for call in self._hanging if not call.done.is_set()]
+        if len(still) == len(self._hanging) > 0 and time.monotonic() < self._not_before:
             raise SignerFailed("The signer has not answered its last call yet.", remedy=_REMEDY, code="signer_hangs")
-        self._call = call = _Call(self._signer, message)
+        self._hanging = still
+        call = _Call(self._signer, message)
         threading.Thread(target=call.run, name="signer", daemon=True).start()
         if not call.done.wait(self._seconds):
+            self._leave_behind(call)
             raise SignerFailed(
                 f"The signer did not answer within {self._seconds:g} s.", remedy=_REMEDY, code="signer_hangs"
             )
@@ -72,6 +82,11 @@ class BoundedSigner:
             reason = answered if call.error is None else f"{type(call.error).__name__}: {call.error}"
             raise SignerFailed(f"The signer failed: {reason}.", remedy=_REMEDY) from call.error
         return call.signature
+
+    def _leave_behind(self, call: _Call) -> None:
+        pause = min(HANGING_SECONDS * 2 ** len(self._hanging), _LONGEST_PAUSE_SECONDS)
+        self._hanging.append(call)
+        self._not_before = time.monotonic() + pause
 
 
 class _Call:
