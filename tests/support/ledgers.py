@@ -45,6 +45,7 @@ class LedgerBuilder:
     """
 
     origin: str = ORIGIN
+    seed: bytes = SEED
     org_salt: bytes = ORG_SALT
     now_us: int = FIRST_US
     leaves: list[bytes] = field(default_factory=list)
@@ -79,7 +80,7 @@ class LedgerBuilder:
     @property
     def vkey(self) -> str:
         """The verifier key of the shard."""
-        return signing_key(origin=self.origin).vkey
+        return signing_key(self.seed, self.origin).vkey
 
     def policy(self, organization_id: str, days: int) -> int:
         """Seal a POLICY record."""
@@ -137,7 +138,7 @@ class LedgerBuilder:
         """Return a signed head over the first `size` records."""
         covered = self.leaves[:size]
         root = merkle.root_of(merkle.leaf_hash(encoded) for encoded in covered)
-        return checkpoint.sign(Checkpoint(self.origin, len(covered), root), key or signing_key(origin=self.origin))
+        return checkpoint.sign(Checkpoint(self.origin, len(covered), root), key or signing_key(self.seed, self.origin))
 
     def write(self, root: Path, *, signed: int | None = None) -> Path:
         """Write the data directory, with a head over the first `signed` records; return it."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +20,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.text import Text
 
-from klyra_collector.cli.verify_url import remote_options
-from klyra_collector.verify import CannotVerify, Options, Report, ShardReport, Verdict, policy, report, verify_target
+from klyra_audit.format import policy
+from klyra_audit.format.errors import PolicyError
+from klyra_audit.format.note import MAX_NOTE_BYTES
+from klyra_collector.verify import CannotVerify, Options, Report, ShardReport, Verdict, report, verify_target
 from klyra_collector.verify.files import Unreadable, read_small
 from klyra_collector.verify.ledger import ORG_SALT_BYTES
-from klyra_collector.verify.remote import url_of, verify_url
+from klyra_collector.verify.packet import verify_packet
+from klyra_collector.verify.remote import RemoteOptions, verify_url
 from klyra_collector.verify.verdicts import GRAVITY
 from klyra_collector.verify.work import cores
 
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+KEY_VARIABLE = "KLYRA_KEY"
 _HEX_SALT = 2 * ORG_SALT_BYTES
 _OUTCOMES = {
     report.INTACT: ("INTACT", "bold green"),
@@ -43,53 +51,89 @@ _OUTCOMES = {
 @app.command()
 def verify(
     target: Annotated[
-        Path,
-        typer.Argument(metavar="TARGET", help="A data directory, its ledger/, one shard, or a published log's URL."),
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A data directory, its ledger/, one shard, an export packet (.zip), or the URL of a published log.",
+        ),
     ],
     *,
     policy_file: Annotated[
-        Path | None, typer.Option("--policy", metavar="FILE", help="The keys to trust: a C2SP tlog-policy file.")
+        Path | None,
+        typer.Option("--policy", metavar="FILE", help="The keys and witnesses to trust: a C2SP tlog-policy file."),
     ] = None,
     org_salt: Annotated[
         Path | None, typer.Option("--org-salt", metavar="FILE", help="32 bytes; by default DATA/keys/org-salt.")
     ] = None,
-    earlier: Annotated[
-        Path | None,
-        typer.Option("--earlier", metavar="FILE", help="With a URL: a checkpoint kept before, which it must continue."),
-    ] = None,
     require_pinned: Annotated[
-        bool, typer.Option("--require-pinned", help="Without --policy, count nothing as checked (exit 2).")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--require-pinned/--no-require-pinned",
+            help="Without --policy, count nothing as checked (exit 2); the default for packets and URLs.",
+        ),
+    ] = None,
+    expect_size: Annotated[
+        int | None,
+        typer.Option("--expect-size", metavar="N", min=0, help="There must be so many signed records, at least."),
+    ] = None,
+    expect_after: Annotated[
+        str | None, typer.Option("--expect-after", metavar="TIME", help="There must be a record of this time or later.")
+    ] = None,
+    expect_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--expect-checkpoint",
+            "--earlier",
+            metavar="FILE",
+            help="A checkpoint you kept must still be true.",
+        ),
+    ] = None,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            "--now", metavar="TIME", help="The present, or `now`; by default the time of the newest record is taken."
+        ),
+    ] = None,
+    max_witness_age: Annotated[
+        float,
+        typer.Option("--max-witness-age", metavar="SECONDS", min=0, help="How long witnesses may have seen nothing."),
+    ] = 86_400.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report for machines.")] = False,
     limit_findings: Annotated[
         int, typer.Option("--limit-findings", metavar="N", min=0, help="Describe so many findings; all are counted.")
     ] = 100,
 ) -> None:
-    """Verify a ledger, offline, and say exactly what is wrong.
+    """Verify a ledger, an export packet or a published log, and say exactly what is wrong.
 
         klyra-audit verify klyra-data --policy klyra.policy
-
-    It may be in use: what was acknowledged before the verification began is verified. Without --policy only
-    consistency is checked, since whoever can change a ledger can also change the key beside it.
-
+        klyra-audit verify export.zip --policy klyra.policy
         klyra-audit verify https://audit.example/log/collector-1/2026 --policy klyra.policy
 
     A published log is verified without a copy of it: signature, every tile and, with an operator's key in KLYRA_KEY,
     every leaf. What the records say is not published, and not verified.
 
+    A ledger may be in use: what was acknowledged before the verification began is verified. Without --policy only
+    consistency is checked, since whoever can change a ledger can also change the key beside it. An end that was cut
+    off with everything that speaks of it shows only by what you know from before: see --expect-checkpoint.
+
     Exit status: 0 intact, 1 broken (and where), 2 could not check.
     """
     try:
+        kind = _kind_of(target)
         with _progress() as progress:
             options = Options(
                 policy=None if policy_file is None else _read_policy(policy_file),
                 org_salt=None if org_salt is None else _read_salt(org_salt),
-                require_pinned=require_pinned,
+                require_pinned=kind is not _Kind.LEDGER if require_pinned is None else require_pinned,
+                expect_size=expect_size,
+                expect_after_us=None if expect_after is None else _read_time(expect_after, "--expect-after"),
+                expect_checkpoint=None if expect_checkpoint is None else _read_checkpoint(expect_checkpoint),
+                now_us=None if now is None else _read_time(now, "--now"),
+                max_witness_age=max_witness_age,
                 limit_findings=limit_findings,
                 processes=cores(),
             )
-            options = replace(options, progress=progress.show) if progress else options
-            result = _verify(target, options, policy_file, earlier)
+            result = _VERIFIERS[kind](target, replace(options, progress=progress.show) if progress else options)
         _answer(result, as_json=as_json)
     except CannotVerify as error:
         _fail(target, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
@@ -101,11 +145,59 @@ def verify(
     raise typer.Exit(result.exit_status)
 
 
-def _verify(target: Path, options: Options, policy_file: Path | None, earlier: Path | None) -> Report:
-    url = url_of(target)
-    if url is None:
-        return verify_target(target, options)
-    return verify_url(url, remote_options(policy_file, earlier, options))
+class _Kind(Enum):
+    """What a target is."""
+
+    LEDGER = "ledger"
+    PACKET = "packet"
+    URL = "url"
+
+
+def _kind_of(target: str) -> _Kind:
+    if target.lower().startswith(("http://", "https://")):
+        return _Kind.URL
+    return _Kind.PACKET if target.lower().endswith(".zip") and not Path(target).is_dir() else _Kind.LEDGER
+
+
+def _verify_ledger(target: str, options: Options) -> Report:
+    return verify_target(Path(target), options)
+
+
+def _verify_packet(target: str, options: Options) -> Report:
+    _refuse_expectations(options, "a packet")
+    return verify_packet(Path(target), options)
+
+
+def _verify_url(target: str, options: Options) -> Report:
+    _refuse_expectations(replace(options, expect_checkpoint=None), "a URL")
+    remote = RemoteOptions(
+        policy=options.policy,
+        key=os.environ.get(KEY_VARIABLE) or None,
+        earlier=None if options.expect_checkpoint is None else options.expect_checkpoint[1],
+        require_pinned=options.require_pinned,
+        limit_findings=options.limit_findings,
+        progress=options.progress,
+        sleep=options.sleep,
+    )
+    return verify_url(target, remote)
+
+
+_VERIFIERS: dict[_Kind, Callable[[str, Options], Report]] = {
+    _Kind.LEDGER: _verify_ledger,
+    _Kind.PACKET: _verify_packet,
+    _Kind.URL: _verify_url,
+}
+
+
+def _refuse_expectations(options: Options, target: str) -> None:
+    """Never pass over what was asked for."""
+    given = (options.expect_size, options.expect_after_us, options.expect_checkpoint)
+    if any(expected is not None for expected in given):
+        raise CannotVerify(
+            f"What is expected of a ledger cannot be checked on {target}.",
+            code="bad_option",
+            remedy="Leave --expect-size, --expect-after and --expect-checkpoint out.",
+        )
 
 
 def _answer(result: Report, *, as_json: bool) -> None:
@@ -116,7 +208,32 @@ def _answer(result: Report, *, as_json: bool) -> None:
 
 
 def _read_policy(path: Path) -> Policy:
-    return policy.parse(_read_given(path, policy.MAX_POLICY_BYTES, "--policy"))
+    try:
+        return policy.parse(_read_given(path, policy.MAX_POLICY_BYTES, "--policy"))
+    except PolicyError as error:
+        raise CannotVerify(
+            f"The policy cannot be used: {error}.",
+            code="bad_policy",
+            remedy="Give the policy file that the operator published, as C2SP tlog-policy describes it, unchanged.",
+        ) from error
+
+
+def _read_checkpoint(path: Path) -> tuple[Path, bytes]:
+    return path.resolve(), _read_given(path, MAX_NOTE_BYTES, "--expect-checkpoint")
+
+
+def _read_time(text: str, option: str) -> int:
+    """Return microseconds since 1970."""
+    if text == "now":
+        return time.time_ns() // 1000
+    try:
+        return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, TypeError, OverflowError) as error:  # TypeError: without an offset from UTC
+        raise CannotVerify(
+            f"The time of {option} cannot be read: {error}.",
+            code="bad_time",
+            remedy="Write it like 2026-01-31T12:00:00Z.",
+        ) from error
 
 
 def _read_salt(path: Path) -> bytes:
@@ -146,12 +263,10 @@ def _read_given(path: Path, limit: int, option: str) -> bytes:
         ) from error
 
 
-def _fail(target: Path, *, as_json: bool, code: str, message: str, remedy: str) -> None:
+def _fail(target: str, *, as_json: bool, code: str, message: str, remedy: str) -> None:
     """Say that nothing could be checked, and exit 2."""
     if as_json:
-        _answer_json(
-            report.failure_as_json(printable(str(target)), code=code, message=printable(message), remedy=remedy)
-        )
+        _answer_json(report.failure_as_json(printable(target), code=code, message=printable(message), remedy=remedy))
     else:
         typer.echo(f"Error: {printable(message)} {remedy}", err=True)
     raise typer.Exit(report.COULD_NOT)
@@ -205,7 +320,7 @@ class _Printer:
             self._line("size", f"{shard.size} records{_times(shard)}")
             self._line("root", shard.root.hex())
         self._line("key", f"{shard.key or 'none'}  {'pinned' if pinned else 'key not pinned'}")
-        self._line("witness", report.UNWITNESSED)
+        self._line("witness", _witnessed(shard))
         tail = shard.unsigned_tail
         if tail.records or tail.unfinished:
             unfinished = f", and {tail.unfinished} unfinished" if tail.unfinished else ""
@@ -239,6 +354,12 @@ class _Printer:
 
     def _line(self, name: str, text: str) -> None:
         self._console.print(f"{name:<9} {printable(text)}")
+
+
+def _witnessed(shard: ShardReport) -> str:
+    if shard.witnessed is None:
+        return report.UNWITNESSED
+    return f"a quorum has cosigned the first {shard.witnessed.size} records, {_time(shard.witnessed.time * 1_000_000)}"
 
 
 def _reason(result: Report) -> str:

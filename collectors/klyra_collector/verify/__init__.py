@@ -6,8 +6,8 @@ report.exit_status  # 0 intact, 1 broken, 2 could not check
 
 from __future__ import annotations
 
+from klyra_audit.format.policy import Policy
 from klyra_collector.verify.errors import CannotVerify
-from klyra_collector.verify.policy import Policy
 from klyra_collector.verify.report import Report, ShardReport
 from klyra_collector.verify.target import Options, verify_target
 from klyra_collector.verify.verdicts import Finding, Verdict

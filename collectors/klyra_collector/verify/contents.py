@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from klyra_audit.format import canonical, sections
-from klyra_audit.format.errors import FormatError
+from klyra_audit.format import canonical, control, sections
+from klyra_audit.format.errors import ControlError, FormatError
 from klyra_audit.format.leaf import Flag, Kind
-from klyra_audit.format.sections import ABSENT, OPERATOR_REFERENCE
+from klyra_audit.format.sections import ABSENT, OPERATOR_REFERENCE, Sections
+from klyra_collector.verify.emitters import EmitterKeys, EvidenceChecker
 from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
     from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.control import ControlDocument
     from klyra_audit.format.frame import BlobFrame, BodyFrame
     from klyra_audit.format.leaf import Leaf
+    from klyra_audit.format.sections import SectionName
 
 __all__ = [
     "BodyChecker",
     "BodyJudgement",
-    "ControlFacts",
     "ControlJudgement",
     "Problem",
     "Quarantined",
@@ -29,12 +31,9 @@ __all__ = [
 _DIGEST_BYTES: Final = 32
 _HAS_ACTOR: Final = Flag.HAS_ACTOR.value  # plain numbers, since a flag's operators cost more than a hash
 _HAS_TARGET: Final = Flag.HAS_TARGET.value
+_BATCH_CHECKED: Final = Flag.BATCH_CHECKED.value
 _CONTROL_TYPES: Final = {kind: kind.name.lower() for kind in Kind if not kind.has_body}
-
-
-_UNCHECKED_EVIDENCE: Final = Problem(
-    Verdict.UNVERIFIABLE, "its emitter's evidence stands with it, which this verifier does not check yet"
-)
+_KINDS: Final = {name: kind for kind, name in _CONTROL_TYPES.items()}
 
 
 class Quarantined(NamedTuple):
@@ -50,6 +49,7 @@ class BodyJudgement:
 
     Attributes:
         problem: None for a body that is as it was sealed.
+        erased: sections whose bytes and salt are zeros; whether they may be is for others to judge.
         organization_id: whose it is, if its core says so and the leaf's org_ref agrees.
         quarantined: what to expect of the raw bytes; None for an event.
     """
@@ -57,26 +57,30 @@ class BodyJudgement:
     problem: Problem | None
     organization_id: str | None = None
     quarantined: Quarantined | None = None
+    erased: tuple[SectionName, ...] = ()
 
 
 class BodyChecker:
     """Judges bodies. Keeps the org_ref of each organization it has seen, since a few organizations own most records.
 
-    Without an `org_salt` everything but the org_ref is checked.
+    Without an `org_salt` everything but the org_ref is checked. `evidence` is asked about records whose emitter is said
+    to have signed them.
     """
 
-    def __init__(self, org_salt: bytes | None) -> None:
+    def __init__(self, org_salt: bytes | None, evidence: EvidenceChecker | None = None) -> None:
         self._org_salt = org_salt
+        self._evidence = evidence or EvidenceChecker(EmitterKeys(), 0)
         self._references: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {OPERATOR_REFERENCE: sections.OPERATOR_ORGANIZATION_ID}
 
     def check(self, body: BodyFrame, leaf: Leaf | None) -> BodyJudgement:
         """Judge a body against its leaf; without a leaf to trust, only by what the body says of itself."""
-        problem = _check_commitments(body, leaf)
+        erased = _erased(body)
+        problem = _check_commitments(body, leaf, erased)
         if problem is not None:
             return BodyJudgement(problem, self.name(leaf))
         try:
-            document = sections.join(body.sections)
+            document = sections.join(_without(body.sections, erased))
             canonical.encode(document)
         except FormatError as error:
             problem = Problem(Verdict.ALTERED, f"its sections do not join to a document: {error}")
@@ -87,9 +91,14 @@ class BodyChecker:
             judgement = self._check_quarantined(body, document, leaf)
         else:
             judgement = self._check_organization(document, leaf)
-        if body.attachment and judgement.problem is None:
-            return replace(judgement, problem=_UNCHECKED_EVIDENCE)
-        return judgement
+        if judgement.problem is None and (body.attachment or leaf.flags & _BATCH_CHECKED):
+            problem = self._evidence.check(body.index, leaf, body.attachment)
+            judgement = replace(judgement, problem=problem)
+        return replace(judgement, erased=erased) if erased else judgement
+
+    def agrees(self, organization_id: object, org_ref: bytes) -> bool:
+        """Say whether an organization is known to be the one of an org_ref; cheap, and False proves nothing."""
+        return self._names.get(org_ref) == organization_id and organization_id is not None
 
     def name(self, leaf: Leaf | None) -> str | None:
         """Return the organization behind a leaf, if a sound body has named it before."""
@@ -119,20 +128,40 @@ class BodyChecker:
         return BodyJudgement(None, self.name(leaf), quarantined)
 
 
-def _check_commitments(body: BodyFrame, leaf: Leaf | None) -> Problem | None:
+def _erased(body: BodyFrame) -> tuple[SectionName, ...]:
+    """Return the sections that were overwritten with zeros; zeros are never canonical JSON."""
+    salts, parts, proofs = body.salts, body.sections, body.commitments
+    erased: list[SectionName] = []
+    if proofs.actor != ABSENT and not any(salts.actor) and not any(parts.actor or b""):
+        erased.append("actor")
+    if proofs.target != ABSENT and not any(salts.target) and not any(parts.target or b""):
+        erased.append("target")
+    return tuple(erased)
+
+
+def _without(parts: Sections, erased: tuple[SectionName, ...]) -> Sections:
+    """Return what is left of sections."""
+    actor = None if "actor" in erased else parts.actor
+    return Sections(parts.core, actor, None if "target" in erased else parts.target)
+
+
+def _check_commitments(body: BodyFrame, leaf: Leaf | None, erased: tuple[SectionName, ...]) -> Problem | None:
     proofs = sections.commitments(body.sections, body.salts)
-    if proofs != body.commitments:
-        names = [
-            name for name in ("core", "actor", "target") if getattr(proofs, name) != getattr(body.commitments, name)
-        ]
+    names = [
+        name
+        for name in ("core", "actor", "target")
+        if name not in erased and getattr(proofs, name) != getattr(body.commitments, name)
+    ]
+    if names:
         return Problem(
             Verdict.ALTERED, f"section {', '.join(names)}: its bytes or its salt are not what was committed to"
         )
     if leaf is None:
         return None
-    if proofs.event_commit() != leaf.commit:
+    sealed = body.commitments
+    if sealed.event_commit() != leaf.commit:
         return Problem(Verdict.ALTERED, "its sections and salts are not those that the leaf commits to")
-    expected = (0 if proofs.actor == ABSENT else _HAS_ACTOR) | (0 if proofs.target == ABSENT else _HAS_TARGET)
+    expected = (0 if sealed.actor == ABSENT else _HAS_ACTOR) | (0 if sealed.target == ABSENT else _HAS_TARGET)
     if leaf.flags & (_HAS_ACTOR | _HAS_TARGET) != expected:
         return Problem(Verdict.ALTERED, "the leaf's flags speak of other sections than the body has")
     return None
@@ -151,10 +180,10 @@ def _read_quarantined(core: JsonObject) -> Quarantined | None:
 
 @dataclass(frozen=True, slots=True)
 class ControlJudgement:
-    """What was found out about one control document; `document` is None when it cannot be trusted."""
+    """What was found out about one control document; `document` is None when it cannot be trusted or understood."""
 
     problem: Problem | None
-    document: JsonObject | None = None
+    document: ControlDocument | None = None
 
 
 def check_control(blob: BlobFrame, leaf: Leaf | None) -> ControlJudgement:
@@ -162,57 +191,32 @@ def check_control(blob: BlobFrame, leaf: Leaf | None) -> ControlJudgement:
     if leaf is not None and sections.control_commit(blob.payload) != leaf.commit:
         return ControlJudgement(Problem(Verdict.CONTROL_ALTERED, "it is not the document that the leaf commits to"))
     try:
-        document = canonical.parse_canonical(blob.payload)
+        members = canonical.parse_canonical(blob.payload)
     except FormatError as error:
         return ControlJudgement(Problem(Verdict.CONTROL_ALTERED, f"it is no canonical document: {error}"))
     if leaf is None:
-        return ControlJudgement(None, document)
-    if document.get("type") != _CONTROL_TYPES.get(Kind(leaf.kind)):
-        reason = f"it is no {Kind(leaf.kind).name} document, which the leaf says it is"
+        return ControlJudgement(None, _read_unsealed(members))
+    return _judge_members(members, leaf)
+
+
+def _judge_members(members: JsonObject, leaf: Leaf) -> ControlJudgement:
+    kind = Kind(leaf.kind)
+    if members.get("type") != _CONTROL_TYPES.get(kind):
+        reason = f"it is no {kind.name} document, which the leaf says it is"
         return ControlJudgement(Problem(Verdict.CONTROL_ALTERED, reason))
-    if not _is_in_chain(document, leaf):
+    try:
+        document = control.parse(kind, members)
+    except ControlError as error:
+        return ControlJudgement(Problem(Verdict.UNVERIFIABLE, f"it cannot be understood: {error}"))
+    if getattr(document, "org_ref", None) not in (None, leaf.org_ref):
         reason = "it names another organization than the one in whose chain it was sealed"
         return ControlJudgement(Problem(Verdict.ORG_CHAIN, reason), document)
     return ControlJudgement(None, document)
 
 
-def _is_in_chain(document: JsonObject, leaf: Leaf) -> bool:
-    named = document.get("org_ref")
-    return named is None or named == leaf.org_ref.hex()
-
-
-@dataclass(frozen=True, slots=True)
-class ControlFacts:
-    """What the control documents say that other records are checked by.
-
-    Attributes:
-        policies: org_ref and retention days, by index of the POLICY record.
-        starts: SHA-256 of org_salt, by index of the START record.
-    """
-
-    policies: dict[int, tuple[bytes, int]] = field(default_factory=dict)
-    starts: dict[int, bytes] = field(default_factory=dict)
-
-    def note(self, index: int, document: JsonObject) -> bool:
-        """Take in a document; False if it is of a type that matters here and cannot be understood."""
-        try:
-            if document["type"] == "policy":
-                self.policies[index] = (bytes.fromhex(document["org_ref"]), _days(document["retention_days"]))
-            elif document["type"] == "start":
-                self.starts[index] = bytes.fromhex(document["org_salt_sha256"])
-        except (KeyError, TypeError, ValueError):
-            return False
-        return True
-
-
-def collector_key(document: JsonObject) -> str | None:
-    """Return the verifier key that a KEY document announces for the collector itself, None for any other document."""
-    vkey = document.get("vkey")
-    own = document.get("type") == "key" and document.get("boot") is None and document.get("org_ref") is None
-    return vkey if own and type(vkey) is str else None
-
-
-def _days(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("a number of days is not what it should be")
-    return value
+def _read_unsealed(members: JsonObject) -> ControlDocument | None:
+    kind = _KINDS.get(str(members.get("type")))
+    try:
+        return None if kind is None else control.parse(kind, members)
+    except ControlError:
+        return None

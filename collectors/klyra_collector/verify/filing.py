@@ -7,20 +7,26 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from klyra_audit.format.control import DroppedShard, Expiry, Heads, PolicyRecord, Start
 from klyra_audit.format.leaf import Kind, Leaf
-from klyra_collector.verify.contents import BodyChecker, ControlFacts, Problem, Quarantined, check_control
+from klyra_collector.verify.contents import BodyChecker, Quarantined, check_control
+from klyra_collector.verify.emitters import EmitterKeys, EvidenceChecker
 from klyra_collector.verify.files import RegularFile, open_or_empty
-from klyra_collector.verify.leaves import KINDS_WITH_BODY
+from klyra_collector.verify.layout import HELD
+from klyra_collector.verify.leaves import KINDS_WITH_BODY, MICROSECONDS_PER_DAY, HeadsRecords, HeadsSaid
 from klyra_collector.verify.scan import LeafReader, known_leaf
-from klyra_collector.verify.verdicts import Verdict
+from klyra_collector.verify.verdicts import Problem, Verdict
 from klyra_collector.verify.walk import BlobWalker, BodyWalker, Damage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from klyra_audit.format.control import ControlDocument
     from klyra_audit.format.frame import BlobFrame, BodyFrame
+    from klyra_audit.format.sections import SectionName
     from klyra_collector.verify.alignment import Segment
+    from klyra_collector.verify.facts import ControlFacts
 
 BYTES_PER_TASK: Final = 8 * 1024 * 1024
 
@@ -44,6 +50,35 @@ class Leaves:
     limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What control records say that decides where a body belongs, and who vouched for it.
+
+    Attributes:
+        org_salt: None checks everything but the org_ref.
+        shard: the shard's number among all.
+        keys: of the emitters.
+        extended: (org_ref, first org_seq, last, retention days) of every EXTEND about the shard.
+        swept_day: the newest cutoff_day of an EXPIRY about it: what was due by then and kept may stand under `held`.
+    """
+
+    org_salt: bytes | None
+    shard: int = 0
+    keys: EmitterKeys = field(default_factory=EmitterKeys)
+    extended: tuple[tuple[bytes, int, int, int], ...] = ()
+    swept_day: int = -1
+
+    def is_moved_to(self, day: int, leaf: Leaf) -> bool:
+        """Say whether a body may have been moved to the file of another day, or to `HELD`."""
+        if day == HELD:
+            return leaf.expire_day <= self.swept_day
+        kept = day - leaf.ingest_us // MICROSECONDS_PER_DAY - 1
+        return any(
+            org_ref == leaf.org_ref and first <= leaf.org_seq <= last and days == kept
+            for org_ref, first, last, days in self.extended
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyTask:
     """What begins in [start, stop) of one day's file of bodies.
@@ -53,7 +88,7 @@ class BodyTask:
         day: its expiry day.
         synchronised: a frame begins at `start`; otherwise the first whole one behind it is looked for.
         leaves: to check against.
-        org_salt: None checks everything but the org_ref.
+        told: to judge by.
     """
 
     path: Path
@@ -63,7 +98,7 @@ class BodyTask:
     stop: int
     synchronised: bool
     leaves: Leaves
-    org_salt: bytes | None
+    told: Told
 
 
 @dataclass(slots=True)
@@ -77,6 +112,8 @@ class FrameReport:
         damages: (how many of `indexes` stand before it, what).
         beyond: (index, offset) of frames of records that are not looked at.
         quarantined: what the cores of QUARANTINE records say of the raw bytes, by index.
+        moved: (index, offset) of frames that were moved here from the file of their own day, in any order.
+        erased: sections that are zeros, by index.
     """
 
     begin: int | None = 0
@@ -87,6 +124,8 @@ class FrameReport:
     damages: list[tuple[int, Damage]] = field(default_factory=list)
     beyond: list[tuple[int, int]] = field(default_factory=list)
     quarantined: dict[int, Quarantined] = field(default_factory=dict)
+    moved: list[tuple[int, int]] = field(default_factory=list)
+    erased: dict[int, tuple[SectionName, ...]] = field(default_factory=dict)
 
     def add(self, index: int, offset: int) -> None:
         """Note a frame that is filed where it belongs."""
@@ -102,7 +141,7 @@ class FrameReport:
         self.complain(index, offset, Problem(Verdict.EXTRA, reason))
 
 
-def body_tasks(path: Path, size: int, day: int, leaves: Leaves, org_salt: bytes | None) -> Iterator[BodyTask]:
+def body_tasks(path: Path, size: int, day: int, leaves: Leaves, told: Told) -> Iterator[BodyTask]:
     """Yield the tasks that together look at one day's file."""
     for start in range(0, size, BYTES_PER_TASK):
         yield BodyTask(
@@ -113,14 +152,14 @@ def body_tasks(path: Path, size: int, day: int, leaves: Leaves, org_salt: bytes 
             stop=min(start + BYTES_PER_TASK, size),
             synchronised=start == 0,
             leaves=leaves,
-            org_salt=org_salt,
+            told=told,
         )
 
 
 def scan_bodies(task: BodyTask) -> FrameReport:
     """Check the bodies of a part of a file."""
     report = FrameReport(task.start, task.start)
-    checker = BodyChecker(task.org_salt)
+    checker = BodyChecker(task.told.org_salt, EvidenceChecker(task.told.keys, task.told.shard))
     with RegularFile(task.path) as file, open_or_empty(task.leaves.path) as leaf_file:
         file.size = min(file.size, task.size)
         leaves = LeafReader(leaf_file, task.leaves.segments)
@@ -137,30 +176,70 @@ def scan_bodies(task: BodyTask) -> FrameReport:
             elif item.index >= task.leaves.limit:
                 report.beyond.append((item.index, offset))
             else:
-                _file_body(report, checker, item, offset, known_leaf(leaves.at(item.index)), task.day)
+                _file_body(report, checker, item, offset, known_leaf(leaves.at(item.index)), task)
     return report
 
 
 def _file_body(
-    report: FrameReport, checker: BodyChecker, body: BodyFrame, offset: int, leaf: Leaf | None, day: int
+    report: FrameReport, checker: BodyChecker, body: BodyFrame, offset: int, leaf: Leaf | None, task: BodyTask
 ) -> None:
     if leaf is not None and leaf.kind not in KINDS_WITH_BODY:
         report.stray(body.index, offset, f"a body for a {Kind(leaf.kind).name} record, which has none")
         return
-    if leaf is not None and leaf.expire_day != day:
+    if leaf is None or leaf.expire_day == task.day:
+        report.add(body.index, offset)
+    elif task.told.is_moved_to(task.day, leaf):
+        report.moved.append((body.index, offset))
+    else:
         report.stray(body.index, offset, f"a body that belongs into bodies/{leaf.expire_day}")
         return
-    report.add(body.index, offset)
     judgement = checker.check(body, leaf)
     if judgement.problem is not None:
         report.complain(body.index, offset, judgement.problem, judgement.organization_id)
     if judgement.quarantined is not None:
         report.quarantined[body.index] = judgement.quarantined
+    if judgement.erased:
+        report.erased[body.index] = judgement.erased
 
 
-def scan_control(path: Path, leaves: Leaves) -> tuple[FrameReport, ControlFacts]:
-    """Check the control documents, and return what they say."""
-    report, facts = FrameReport(), ControlFacts()
+@dataclass(slots=True)
+class ShardControls:
+    """What a shard's control documents say.
+
+    Attributes:
+        log: origin of the shard.
+        facts: where to note them, but for HEADS.
+        vouched: how many records a signed head vouches for; an EXPIRY behind them is no reason for anything yet.
+        policies, heads: see `ChainChecker`.
+        starts: SHA-256 of org_salt, by index of the START record.
+    """
+
+    log: str
+    facts: ControlFacts
+    vouched: int
+    policies: dict[int, tuple[bytes, int] | None] = field(default_factory=dict)
+    heads: HeadsRecords = field(default_factory=HeadsRecords)
+    starts: dict[int, bytes] = field(default_factory=dict)
+
+    def note(self, index: int, leaf: Leaf | None, document: ControlDocument) -> None:
+        """Take in a document; without a leaf to trust, only what helps to go on behind it."""
+        match document:
+            case Heads():
+                self.heads.note(index, HeadsSaid(document.size, document.count, document.root))
+                return
+            case PolicyRecord():
+                self.policies[index] = (document.org_ref, document.retention_days)
+            case DroppedShard():
+                self.policies[index] = None
+            case Start():
+                self.starts[index] = document.org_salt_sha256
+        if leaf is not None and not (isinstance(document, Expiry) and index >= self.vouched):
+            self.facts.note(self.log, index, leaf, document)
+
+
+def scan_control(path: Path, leaves: Leaves, controls: ShardControls) -> FrameReport:
+    """Check the control documents, and take in what they say."""
+    report = FrameReport()
     with open_or_empty(path) as file, open_or_empty(leaves.path) as leaf_file:
         reader = LeafReader(leaf_file, leaves.segments)
         for offset, end, item in BlobWalker(file).walk(0, file.size):
@@ -170,11 +249,13 @@ def scan_control(path: Path, leaves: Leaves) -> tuple[FrameReport, ControlFacts]
             elif item.index >= leaves.limit:
                 report.beyond.append((item.index, offset))
             else:
-                _file_control(report, facts, item, offset, known_leaf(reader.at(item.index)))
-    return report, facts
+                _file_control(report, controls, item, offset, known_leaf(reader.at(item.index)))
+    return report
 
 
-def _file_control(report: FrameReport, facts: ControlFacts, blob: BlobFrame, offset: int, leaf: Leaf | None) -> None:
+def _file_control(
+    report: FrameReport, controls: ShardControls, blob: BlobFrame, offset: int, leaf: Leaf | None
+) -> None:
     if leaf is not None and leaf.kind in KINDS_WITH_BODY:
         report.stray(blob.index, offset, f"a control document for an {Kind(leaf.kind).name} record, which has none")
         return
@@ -182,25 +263,24 @@ def _file_control(report: FrameReport, facts: ControlFacts, blob: BlobFrame, off
     judgement = check_control(blob, leaf)
     if judgement.problem is not None:
         report.complain(blob.index, offset, judgement.problem)
-    if judgement.document is not None and not facts.note(blob.index, judgement.document) and leaf is not None:
-        problem = Problem(Verdict.UNVERIFIABLE, f"its {judgement.document['type']} document cannot be understood")
-        report.complain(blob.index, offset, problem)
+    if judgement.document is not None:
+        controls.note(blob.index, leaf, judgement.document)
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantineTask:
     """One day's quarantined bytes, and what the bodies of that day say of them."""
 
-    path: Path
     day: int
     expected: dict[int, Quarantined]
     leaves: Leaves
+    told: Told
 
 
-def scan_quarantine(task: QuarantineTask) -> FrameReport:
+def scan_quarantine(path: Path, task: QuarantineTask) -> FrameReport:
     """Check quarantined bytes against the cores that speak of them."""
     report = FrameReport()
-    with open_or_empty(task.path) as file, open_or_empty(task.leaves.path) as leaf_file:
+    with open_or_empty(path) as file, open_or_empty(task.leaves.path) as leaf_file:
         leaves = LeafReader(leaf_file, task.leaves.segments)
         for offset, end, item in BlobWalker(file).walk(0, file.size):
             report.end = end
@@ -216,10 +296,13 @@ def scan_quarantine(task: QuarantineTask) -> FrameReport:
 def _file_quarantined(
     report: FrameReport, task: QuarantineTask, blob: BlobFrame, offset: int, leaf: Leaf | None
 ) -> None:
-    if leaf is not None and (leaf.kind, leaf.expire_day) != (Kind.QUARANTINE, task.day):
+    if leaf is None or (leaf.kind, leaf.expire_day) == (Kind.QUARANTINE, task.day):
+        report.add(blob.index, offset)
+    elif leaf.kind == Kind.QUARANTINE and task.told.is_moved_to(task.day, leaf):
+        report.moved.append((blob.index, offset))
+    else:
         report.stray(blob.index, offset, "quarantined bytes of a record that has none on this day")
         return
-    report.add(blob.index, offset)
     expected = task.expected.get(blob.index)
     if expected is None:  # its body is missing or altered, which is said there
         return

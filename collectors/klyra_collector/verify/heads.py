@@ -8,38 +8,47 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from klyra_audit.format import note
-from klyra_audit.format.canonical import parse_canonical
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import CheckpointError, FormatError, NoteError
 from klyra_audit.format.leaf import LEAF_SIZE
-from klyra_audit.format.note import MAX_NOTE_BYTES, VerifyingKey
+from klyra_audit.format.note import MAX_NOTE_BYTES
 from klyra_collector.verify import files
-from klyra_collector.verify.contents import collector_key
 from klyra_collector.verify.files import RegularFile, Unreadable
 from klyra_collector.verify.verdicts import Finding, Verdict
-from klyra_collector.verify.walk import BlobWalker, Damage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from klyra_audit.format.keys import VerifyingKey
+    from klyra_audit.format.policy import Policy
+    from klyra_collector.verify.keyring import KeyRing
     from klyra_collector.verify.layout import ShardFolder
-    from klyra_collector.verify.policy import Policy
 
 MAX_KEPT: Final = 100_000  # 270 years of daily checkpoints
 PAUSE_SECONDS: Final = 0.05
 
 _COMMITTED_BYTES: Final = 8
-_MAX_KEY_BYTES: Final = 4096
 
 
 class SignedHead(NamedTuple):
-    """A checkpoint whose signature was checked, with the key that signed it, and the file and bytes it stands in."""
+    """A checkpoint with at least one known key's signature, and the file it stands in.
+
+    Attributes:
+        path: of the file.
+        checkpoint: what is signed.
+        encoded: the signed note.
+        signers: keys of logs that signed it, trusted or not.
+        cosigned: times in seconds since 1970, by the policy's names of witnesses.
+        quorum_time: by when the policy's quorum had cosigned; None where it has not, or where no quorum is asked for.
+    """
 
     path: Path
     checkpoint: Checkpoint
-    key: VerifyingKey
     encoded: bytes
+    signers: tuple[VerifyingKey, ...]
+    cosigned: Mapping[str, int]
+    quorum_time: int | None
 
 
 @dataclass(slots=True)
@@ -48,12 +57,19 @@ class Heads:
 
     Attributes:
         newest: the head that the leaves are checked against; None when there is none to trust.
-        kept: those of `checkpoints/` that are signed, by ascending size.
+        key: the trusted key that signed it.
+        kept: those of `checkpoints/` and `state/witnessed` that are signed, and those a reader brought along, by
+            ascending size.
+        seen: every head that a witness of the policy has cosigned, the newest one included.
+        cosigned: those of them on which the policy's quorum is met.
         findings: what is wrong with them.
         notes: what a reader should know of them.
     """
 
     newest: SignedHead | None = None
+    key: VerifyingKey | None = None
+    seen: list[SignedHead] = field(default_factory=list)
+    cosigned: list[SignedHead] = field(default_factory=list)
     kept: list[SignedHead] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -68,121 +84,114 @@ def read_committed(folder: ShardFolder) -> int | None:
     return int.from_bytes(encoded) if len(encoded) == _COMMITTED_BYTES else None
 
 
-def open_head(encoded: bytes, keys: Sequence[VerifyingKey]) -> tuple[Checkpoint, VerifyingKey]:
-    """Return the checkpoint that one of `keys` signed as its own, and that key.
-
-    Raises:
-        FormatError: malformed, not signed by any of them, or of a log that the signing key is not named for.
-    """
-    opened = note.open_note(encoded, keys)
-    checkpoint = Checkpoint.parse(opened.text)
-    for key in opened.signed_by:
-        if key.name == checkpoint.origin:
-            return checkpoint, key
-    raise CheckpointError(f"the checkpoint is of {checkpoint.origin}, and the key that signed it is not")
-
-
-def find_keys(folder: ShardFolder, policy: Policy | None) -> tuple[tuple[VerifyingKey, ...], list[Finding]]:
-    """Return the keys to check signatures with: the pinned ones, else those that the ledger names itself."""
-    if policy is not None:
-        return policy.logs, []
-    announced = list(_announced_keys(folder))
-    own, findings = _read_own_key(folder)
-    if own is None or own in announced:
-        return tuple(announced), findings
-    if any(key.name == own.name for key in announced):
-        reason = "it is not the key that the ledger's KEY record announces for this log"
-        findings.append(_bad_key(folder, reason))
-        return tuple(announced), findings
-    return (*announced, own), findings
-
-
-def _announced_keys(folder: ShardFolder) -> Iterator[VerifyingKey]:
-    """Yield the collector's keys in KEY records; what they are worth is checked with all other records."""
-    try:
-        with files.open_or_empty(folder.control) as file:
-            for _, _, item in BlobWalker(file).walk(0, file.size):
-                if not isinstance(item, Damage) and b'"type":"key"' in item.payload:
-                    yield from _key_of(item.payload)
-    except Unreadable:
-        return
-
-
-def _key_of(encoded: bytes) -> Iterator[VerifyingKey]:
-    try:
-        vkey = collector_key(parse_canonical(encoded))
-        if vkey is not None:
-            yield VerifyingKey.parse(vkey)
-    except FormatError:
-        return
-
-
-def _read_own_key(folder: ShardFolder) -> tuple[VerifyingKey | None, list[Finding]]:
-    if folder.collector_vkey is None:
-        return None, []
-    try:
-        text = files.read_small(folder.collector_vkey, _MAX_KEY_BYTES).decode("utf-8", "replace")
-        return VerifyingKey.parse(text.removesuffix("\n")), []
-    except (FileNotFoundError, Unreadable):
-        return None, []
-    except NoteError as error:
-        return None, [_bad_key(folder, f"it is no verifier key: {error}")]
-
-
-def _bad_key(folder: ShardFolder, reason: str) -> Finding:
-    name = None if folder.collector_vkey is None else folder.name(folder.collector_vkey)
-    return Finding(verdict=Verdict.BAD_SIGNATURE, reason=reason, file=name)
-
-
 def is_interrupted(folder: ShardFolder) -> bool:
     """Say whether a collector runs here or did not stop cleanly: then its last write may be half done."""
     return folder.run_json is not None and files.exists(folder.run_json)
 
 
 class HeadReader:
-    """Reads a shard's heads from the oldest kind to the newest, so that a running collector cannot get in between."""
+    """Reads a shard's heads from the oldest kind to the newest, so that a running collector cannot get in between.
+
+    Args:
+        folder: the shard.
+        ring: the keys that may have signed them.
+        policy: whose witnesses are looked for; None for none.
+        brought: signed notes that the reader brought along, by the file they come from.
+        patience: seconds to wait for a running collector.
+        sleep: to wait with.
+    """
 
     def __init__(
-        self, folder: ShardFolder, keys: Sequence[VerifyingKey], patience: float, sleep: Callable[[float], None]
+        self,
+        folder: ShardFolder,
+        ring: KeyRing,
+        *,
+        policy: Policy | None,
+        brought: Mapping[Path, bytes],
+        patience: float,
+        sleep: Callable[[float], None],
     ) -> None:
         self._folder = folder
-        self._keys = keys
+        self._ring = ring
+        self._policy = policy
+        self._brought = brought
         self._patience = patience
         self._sleep = sleep
         self._heads = Heads()
 
     def read(self) -> Heads:
         """Return what was signed."""
-        kept = [head for head in map(self._read, self._kept_paths()) if head is not None]
+        every = [self._read(path) for path in (*self._kept_paths(), self._folder.witnessed)]
+        every += [self._open(encoded, path) for path, encoded in self._brought.items()]
+        known = [head for head in every if head is not None]
         published = self._read(self._folder.checkpoint)
         last_signed = self._read(self._folder.last_signed)
+        self._ring.vouch([head for head in (*known, published, last_signed) if head is not None])
+        kept = [head for head in known if self._is_trusted(head)]
+        published = published if published and self._is_trusted(published) else None
+        last_signed = last_signed if last_signed and self._is_trusted(last_signed) else None
         self._note_absent()
         if published and last_signed:
-            self._heads.newest = self._compare(published, last_signed)
+            self._choose(self._compare(published, last_signed))
         else:
-            self._heads.newest = published or last_signed
+            self._choose(published or last_signed)
         if self._heads.newest is not None:
             self._judge_kept(kept, self._heads.newest.checkpoint)
+            good = (*self._heads.kept, *(head for head in (published, last_signed) if head is not None))
+            self._heads.seen = [head for head in good if head.cosigned]
+            self._heads.cosigned = [head for head in good if head.quorum_time is not None]
         return self._heads
+
+    def _choose(self, newest: SignedHead | None) -> None:
+        self._heads.newest = newest
+        self._heads.key = None if newest is None else self._ring.signer(newest)
+
+    def _is_trusted(self, head: SignedHead) -> bool:
+        """Say whether a signature on a head counts; otherwise say what is wrong."""
+        if self._ring.signer(head) is not None:
+            return True
+        self._find(Verdict.BAD_SIGNATURE, self._ring.why_not(head), head.path)
+        return False
 
     def _read(self, path: Path) -> SignedHead | None:
         """Return the head in a file, None if there is none; say what is wrong with one that is no good."""
         try:
-            return self._open(path)
+            return self._open(files.read_small(path, MAX_NOTE_BYTES), path)
         except FileNotFoundError:
             return None
         except Unreadable as error:
             self._find(Verdict.UNVERIFIABLE, f"it cannot be read: {error}", path)
-        except FormatError as error:
-            self._find(Verdict.BAD_SIGNATURE, str(error), path)
         return None
 
-    def _open(self, path: Path) -> SignedHead:
-        encoded = files.read_small(path, MAX_NOTE_BYTES)
-        head = SignedHead(path, *open_head(encoded, self._keys), encoded)
+    def _open(self, encoded: bytes, path: Path) -> SignedHead | None:
+        try:
+            head = self._opened(encoded, path)
+        except FormatError as error:
+            self._find(Verdict.BAD_SIGNATURE, str(error), path)
+            return None
         if self._folder.is_named and head.checkpoint.origin.rpartition("/")[2] != self._folder.root.name:
-            raise CheckpointError(f"it is the head of {head.checkpoint.origin}, another shard")
+            reason = f"it is the head of {head.checkpoint.origin}, another shard"
+            self._find(Verdict.BAD_SIGNATURE, reason, path)
+            return None
         return head
+
+    def _opened(self, encoded: bytes, path: Path) -> SignedHead:
+        witnesses = {} if self._policy is None else self._policy.witnesses
+        cosigners = {witness.key: name for name, witness in witnesses.items()}
+        opened = note.open_note(encoded, [*self._ring.known, *cosigners])
+        checkpoint = Checkpoint.parse(opened.text)
+        signers = tuple(key for key in opened.signed_by if key not in cosigners)
+        if not any(key.name == checkpoint.origin for key in signers):
+            if signers:
+                raise CheckpointError(f"it is of {checkpoint.origin}, and the key that signed it is not")
+            raise NoteError("no known key of a log signed it")
+        cosigned = {
+            cosigners[signature.key]: signature.time
+            for signature in opened.signatures
+            if signature.key in cosigners and signature.time is not None
+        }
+        time = self._policy.quorum_time(cosigned) if self._policy and self._policy.needs_witnesses else None
+        return SignedHead(path, checkpoint, encoded, signers, cosigned, time)
 
     def _note_absent(self) -> None:
         has_published, has_last_signed = map(files.exists, (self._folder.checkpoint, self._folder.last_signed))
@@ -219,7 +228,8 @@ class HeadReader:
         while published.checkpoint.size < size and time.monotonic() < until:
             self._sleep(PAUSE_SECONDS)
             with suppress(FileNotFoundError, Unreadable, FormatError):
-                published = self._open(self._folder.checkpoint)
+                path = self._folder.checkpoint
+                published = self._opened(files.read_small(path, MAX_NOTE_BYTES), path)
         return published
 
     def _judge_unpublished(self, published: SignedHead, last_signed: SignedHead) -> None:

@@ -1,4 +1,4 @@
-"""Steps 6 and 8 to 10: every leaf has its content, the right one, once, where it belongs, and nothing else is there."""
+"""Steps 6 and 9 to 11: every leaf has its content, the right one, once, where it belongs, and nothing else is there."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_collector.verify import filing
-from klyra_collector.verify.contents import ControlFacts
 from klyra_collector.verify.files import Unreadable, open_or_empty
 from klyra_collector.verify.filing import BodyTask, Complaint, FrameReport, Leaves, QuarantineTask
-from klyra_collector.verify.order import FileOrder
+from klyra_collector.verify.heads import is_interrupted
+from klyra_collector.verify.layout import HELD
+from klyra_collector.verify.order import MOVED_TWICE, FileOrder
 from klyra_collector.verify.presence import CONTROL, Absences, Run, absent_of, explain
-from klyra_collector.verify.scan import LeafReader
+from klyra_collector.verify.scan import LeafReader, known_leaf
 from klyra_collector.verify.tail import Leftover
-from klyra_collector.verify.verdicts import Finding, Verdict
+from klyra_collector.verify.verdicts import Finding, Problem, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from klyra_collector.verify.contents import Quarantined
+    from klyra_collector.verify.expiries import BodyLife
+    from klyra_collector.verify.filing import ShardControls, Told
     from klyra_collector.verify.findings import Findings, Marks
     from klyra_collector.verify.layout import ShardFolder
     from klyra_collector.verify.order import Gap
+    from klyra_collector.verify.retention import Retention
     from klyra_collector.verify.work import Crew
 
-_HELD: Final = "held"
 _ABOUT_COPIES: Final = frozenset({Verdict.EXTRA, Verdict.DUPLICATE})  # the record itself may be as it was sealed
 _MAX_BEYOND: Final = 100_000  # frames behind the end that are described
 
@@ -42,6 +44,7 @@ class Inventory:
 
     def __init__(self, folder: ShardFolder, leaves: Leaves, marks: Marks, findings: Findings, leaf_count: int) -> None:
         self._folder = folder
+        self._is_interrupted = is_interrupted(folder)
         self._leaves = leaves
         self._marks = marks
         self._findings = findings
@@ -52,25 +55,24 @@ class Inventory:
         self.leftovers: list[Leftover] = []
         self.unchecked_quarantine = 0
 
-    def check_control(self) -> ControlFacts:
-        """Check the control documents against their leaves, and return what they say."""
+    def check_control(self, controls: ShardControls) -> None:
+        """Check the control documents against their leaves, and take in what they say."""
         path = self._folder.control
         try:
-            report, facts = filing.scan_control(path, self._leaves)
+            report = filing.scan_control(path, self._leaves, controls)
         except Unreadable as error:
             self._cannot_read(path, error)
             self._unread.add(CONTROL)
-            return ControlFacts()
+            return
         self._take(report, path, FileOrder(self._marks), CONTROL)
-        return facts
 
-    def body_tasks(self, org_salt: bytes | None) -> list[BodyTask]:
+    def body_tasks(self, told: Told) -> list[BodyTask]:
         """Return the parts that all files of bodies are looked at in."""
         tasks: list[BodyTask] = []
         try:
             for path in self._folder.other_body_folders():
                 self._unknown_folder(path)
-            days = sorted(self._folder.body_days())
+            days = sorted(self._folder.body_days(), key=_own_days_first)
         except Unreadable as error:
             self._cannot_read(self._folder.root / "bodies", error)
             self._bodies_are_unread = True
@@ -84,13 +86,15 @@ class Inventory:
                 self._cannot_read(path, error)
                 self._unread.add(day)
                 continue
-            tasks += filing.body_tasks(path, size, day, self._leaves, org_salt)
+            tasks += filing.body_tasks(path, size, day, self._leaves, told)
         return tasks
 
-    def check_bodies(self, tasks: list[BodyTask], crew: Crew, progress: Callable[[int, int], None]) -> None:
+    def check_bodies(self, told: Told, retention: Retention, crew: Crew, progress: Callable[[int, int], None]) -> None:
         """Check all bodies, and the quarantined bytes beside some of them."""
+        tasks = self.body_tasks(told)
         total, done = sum(task.stop - task.start for task in tasks), 0
         quarantined: dict[int, Quarantined] = {}
+        of_day: dict[int, dict[int, Quarantined]] = {}
         quarantine_days = self._quarantine_days()
         order, end = FileOrder(self._marks), 0
         results = crew.map(filing.scan_bodies, tasks)
@@ -106,23 +110,22 @@ class Inventory:
             done += task.stop - task.start
             progress(done, total)
             if task.stop == task.size:
-                quarantine_days.discard(task.day)
-                self._check_quarantine(task.day, quarantined)
-        for day in sorted(quarantine_days):
-            self._check_quarantine(day, {})
+                of_day[task.day] = quarantined
+        for day in sorted(quarantine_days | of_day.keys(), key=_own_days_first):
+            self._check_quarantine(QuarantineTask(day, of_day.get(day, {}), self._leaves, told), retention)
 
-    def check_presence(self) -> None:
-        """Say which records have no content, and which damaged places held none."""
-        absences = Absences()
+    def check_presence(self, life: BodyLife) -> None:
+        """Say which records have no content and should, and which damaged places held none."""
+        absences, nothing_is_absent = Absences(), self._marks.all_seen()
         with open_or_empty(self._leaves.path) as file:
-            reader = LeafReader(file, self._leaves.segments)
-            if not self._marks.all_seen():
-                for first, block in reader.runs():
-                    seen = self._marks.seen_from(first, len(block) // LEAF_SIZE)
-                    for run in absences.feed(first, block, seen):
-                        self._explain_run(run)
-                for run in absences.finish():
-                    self._explain_run(run)
+            for first, block in LeafReader(file, self._leaves.segments).runs():
+                seen = life.feed(first, block)
+                if nothing_is_absent:
+                    continue
+                for run in absences.feed(first, block, seen):
+                    self._explain_run(run, life)
+            for run in absences.finish():
+                self._explain_run(run, life)
         for file_key, gaps in self._gaps.items():
             self._judge_gaps(self._path_of(file_key), gaps)
 
@@ -131,10 +134,14 @@ class Inventory:
         for complaint in report.complaints:
             self._complain(complaint, path)
         for complaint in order.feed(report):
-            self._complain(complaint, path)
+            # A crash while bodies are moved leaves both places; the next start unlinks the old one.
+            if complaint.problem.reason != MOVED_TWICE or not self._is_interrupted:
+                self._complain(complaint, path)
         self._gaps[file_key] = order.gaps
         for index, offset in report.beyond:
             self._note_beyond(path, index, offset)
+        for index, erased in report.erased.items():
+            self._marks.erase(index, erased)
 
     def _note_beyond(self, path: Path, index: int, offset: int) -> None:
         if index >= self._leaf_count and len(self.leftovers) < _MAX_BEYOND:
@@ -155,11 +162,11 @@ class Inventory:
             self._findings.add(finding)
         return [gap for gap in gaps if gap.after != run.after]
 
-    def _explain_run(self, run: Run) -> None:
+    def _explain_run(self, run: Run, life: BodyLife) -> None:
         """Say why a run's content was not seen; that its file could not be read is said already."""
         path = self._path_of(run.file)
         if run.file not in self._unread and not (self._bodies_are_unread and run.file != CONTROL):
-            self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], "its content is not here")
+            self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], life.reason(run.indexes))
         self._marks.flag_unseen(run.indexes[0], run.last)
 
     def _judge_gaps(self, path: Path, gaps: Iterable[Gap]) -> None:
@@ -181,13 +188,14 @@ class Inventory:
             return set()
         return days
 
-    def _check_quarantine(self, day: int, expected: dict[int, Quarantined]) -> None:
-        path = self._folder.quarantined(day)
+    def _check_quarantine(self, task: QuarantineTask, retention: Retention) -> None:
+        path = self._folder.quarantined(task.day)
+        expected = task.expected
         if path is None:
             self.unchecked_quarantine += len(expected)
             return
         try:
-            report = filing.scan_quarantine(QuarantineTask(path, day, expected, self._leaves))
+            report = filing.scan_quarantine(path, task)
         except Unreadable as error:
             self._cannot_read(path, error)
             self._marks.flag_each(expected)
@@ -198,10 +206,22 @@ class Inventory:
         for index, offset in report.beyond:
             self._note_beyond(path, index, offset)
         gaps = order.gaps
-        for run in absent_of(day, expected, report.indexes):
+        there = {*report.indexes, *(index for index, _ in report.moved)}
+        for run in absent_of(task.day, expected, there):
             gaps = self._explain(run, path, gaps, "its quarantined bytes are not here")
-        self._marks.flag_each(expected.keys() - set(report.indexes))
+        self._marks.flag_each(expected.keys() - there)
         self._judge_gaps(path, gaps)
+        self._judge_orphans(path, report, retention)
+
+    def _judge_orphans(self, path: Path, report: FrameReport, retention: Retention) -> None:
+        """Judge quarantined bytes whose body is gone: they should have gone with it."""
+        with open_or_empty(self._leaves.path) as file:
+            leaves = LeafReader(file, self._leaves.segments)
+            for index, offset in (*zip(report.indexes, report.offsets, strict=True), *report.moved):
+                leaf = None if self._marks.is_seen(index) else known_leaf(leaves.at(index))
+                if leaf is not None and retention.absent(leaf).verdict is Verdict.EXPIRED_OK:
+                    problem = Problem(Verdict.OVER_RETAINED, "its quarantined bytes are here, and its body is deleted")
+                    self._complain(Complaint(index, offset, problem), path)
 
     def _complain(self, complaint: Complaint, path: Path) -> None:
         index, problem = complaint.index, complaint.problem
@@ -229,11 +249,7 @@ class Inventory:
         return self._folder.control if file_key == CONTROL else self._folder.bodies(file_key)
 
     def _unknown_folder(self, path: Path) -> None:
-        if path.name == _HELD:
-            reason, verdict = "bodies under a legal hold, which this verifier does not know yet", Verdict.UNVERIFIABLE
-        else:
-            reason, verdict = "it is no folder of a day's bodies", Verdict.EXTRA
-        self._findings.add(self._file_finding(verdict, reason, path, None))
+        self._findings.add(self._file_finding(Verdict.EXTRA, "it is no folder of a day's bodies", path, None))
 
 
 class _SeenSet:
@@ -247,6 +263,11 @@ class _SeenSet:
         before = index in self._seen
         self._seen.add(index)
         return before
+
+
+def _own_days_first(day: int) -> tuple[bool, int]:
+    """Order files so that what was moved comes behind where it stood before."""
+    return day == HELD, day
 
 
 def _repeat(task: BodyTask, begin: int) -> FrameReport:

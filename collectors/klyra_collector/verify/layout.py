@@ -19,6 +19,8 @@ _SHARD: Final = re.compile(r"(\d{4})(?:-(\d{1,4}))?", re.ASCII)
 _DAY: Final = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
 _LEVEL: Final = re.compile(r"\d", re.ASCII)
 _FRAMES: Final = "frames"
+HELD: Final = -2  # the file of bodies under a legal hold, where other files are named by their day
+_HELD: Final = "held"
 _WHAT: Final = "Name a data directory (with ledger/ in it), a ledger directory, or the directory of one shard."
 
 
@@ -32,6 +34,7 @@ class ShardFolder:
         data: the data directory; None when the shard stands alone.
         is_whole: the data directory was the target, so that everything in it is expected to be there.
         is_named: the directory bears the shard's name.
+        is_ledger: the target is no single shard, so that all shards there are should be there.
     """
 
     target: Path
@@ -39,6 +42,7 @@ class ShardFolder:
     data: Path | None
     is_whole: bool
     is_named: bool
+    is_ledger: bool = True
 
     @property
     def leaves(self) -> Path:
@@ -55,8 +59,8 @@ class ShardFolder:
         return self.root / "control" / _FRAMES
 
     def bodies(self, day: int) -> Path:
-        """Frames of the bodies that may go on a day."""
-        return self.root / "bodies" / str(day) / _FRAMES
+        """Frames of the bodies that may go on a day, or `HELD`."""
+        return self.root / "bodies" / _folder(day) / _FRAMES
 
     @property
     def checkpoint(self) -> Path:
@@ -77,6 +81,11 @@ class ShardFolder:
     def last_signed(self) -> Path:
         """The newest head ever signed."""
         return self.state / "last-signed"
+
+    @property
+    def witnessed(self) -> Path:
+        """The newest head that witnesses have cosigned."""
+        return self.state / "witnessed"
 
     @property
     def committed(self) -> Path:
@@ -104,20 +113,20 @@ class ShardFolder:
         return None if self.data is None else self.data / "quarantine"
 
     def quarantined(self, day: int) -> Path | None:
-        """Frames of the quarantined bytes of this shard that may go on a day."""
-        return None if self.quarantine is None else self.quarantine / str(day) / f"{self.root.name}.{_FRAMES}"
+        """Frames of the quarantined bytes of this shard that may go on a day, or `HELD`."""
+        return None if self.quarantine is None else self.quarantine / _folder(day) / f"{self.root.name}.{_FRAMES}"
 
     def body_days(self) -> Iterator[int]:
-        """Yield the days for which there is a folder of bodies; raises `Unreadable`."""
+        """Yield the days for which there is a folder of bodies, and `HELD`; raises `Unreadable`."""
         return _days(self.root / "bodies")
 
     def quarantine_days(self) -> Iterator[int]:
-        """Yield the days for which there is a folder of quarantined bytes; raises `Unreadable`."""
+        """Yield the days for which there is a folder of quarantined bytes, and `HELD`; raises `Unreadable`."""
         return iter(()) if self.quarantine is None else _days(self.quarantine)
 
     def other_body_folders(self) -> Iterator[Path]:
         """Yield what stands among the folders of bodies and is none."""
-        return (path for path in files.entries(self.root / "bodies") if not _DAY.fullmatch(path.name))
+        return (path for path in files.entries(self.root / "bodies") if _day(path.name) is None)
 
     def hash_levels(self) -> list[int]:
         """Return the levels for which there is a file of hashes; raises `Unreadable`."""
@@ -152,7 +161,7 @@ def _shards(target: Path) -> Iterator[ShardFolder]:
         yield from _shards_in(target, (target / "ledger").resolve(), target)
     elif files.exists(target / "leaves") or files.exists(target / "checkpoint"):
         named = _SHARD.fullmatch(target.name) is not None and (target.parent / "identity.json").is_file()
-        yield ShardFolder(target, target, _data_around(target.parent), is_whole=False, is_named=named)
+        yield ShardFolder(target, target, _data_around(target.parent), is_whole=False, is_named=named, is_ledger=False)
     else:
         yield from _shards_in(target, target, None)
 
@@ -176,4 +185,14 @@ def _order(path: Path) -> tuple[int, int]:
 
 
 def _days(folder: Path) -> Iterator[int]:
-    return (int(path.name) for path in files.entries(folder) if _DAY.fullmatch(path.name))
+    return (day for path in files.entries(folder) if (day := _day(path.name)) is not None)
+
+
+def _day(name: str) -> int | None:
+    if name == _HELD:
+        return HELD
+    return int(name) if _DAY.fullmatch(name) else None
+
+
+def _folder(day: int) -> str:
+    return _HELD if day == HELD else str(day)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from klyra_collector.verify.contents import Problem
 from klyra_collector.verify.filing import Complaint
-from klyra_collector.verify.verdicts import Verdict
+from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from klyra_collector.verify.filing import FrameReport
     from klyra_collector.verify.walk import Damage
+
+
+MOVED_TWICE: Final = "its content stands here a second time, while it stands where it was before, too"
 
 
 class Seen(Protocol):
@@ -72,6 +74,9 @@ class FileOrder:
         while damage is not None:
             self.gaps.append(Gap(damage, self._last))
             _, damage = next(damages)
+        for index, offset in report.moved:  # appended day by day, so that they ascend in no file
+            if self._seen.see(index):
+                yield Complaint(index, offset, Problem(Verdict.DUPLICATE, MOVED_TWICE))
 
     def _go_on(self, index: int, offset: int) -> None:
         self._before_last, self._last, self._last_offset = self._last, index, offset

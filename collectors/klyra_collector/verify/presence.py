@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONTROL: Final = -1  # the file of control documents, where other files are named by their day
 
+EXPIRED: Final = 2  # in place of "seen": without content, and rightly so
+
 _NAMED: Final = 64  # so many single records of a run are remembered
 
 
@@ -66,6 +68,8 @@ class Absences:
     def feed(self, first: int, leaves: bytes, seen: bytes | bytearray) -> Iterator[Run]:
         """Yield the runs that end within these leaves; `seen` has a byte for each, zero for one without content."""
         for place, is_seen in enumerate(seen):
+            if is_seen == EXPIRED:
+                continue
             file = _file_of(leaves, place * LEAF_SIZE)
             if file is None:
                 continue

@@ -36,6 +36,14 @@ class UnsignedTail:
     unfinished: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """The largest head that the policy's quorum of witnesses has cosigned: its size, and by when, in seconds."""
+
+    size: int
+    time: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReport:
     """What was found in one shard.
@@ -45,6 +53,7 @@ class ShardReport:
         origin, size, root: of the head that was verified; None without one.
         checkpoint: that head as it is signed, text.
         key: the verifier key line that it is signed with.
+        witnessed: what independent witnesses have seen; None for nothing.
         first_us, last_us: ingest times of the first and the last record, microseconds since 1970.
         counts: records by verdict; what is about no record counts as one.
         findings: the first ones; `findings_total` says how many there were.
@@ -58,6 +67,7 @@ class ShardReport:
     root: bytes | None = None
     checkpoint: str | None = None
     key: str | None = None
+    witnessed: Witnessed | None = None
     first_us: int | None = None
     last_us: int | None = None
     counts: Mapping[Verdict, int] = field(default_factory=dict)
@@ -95,6 +105,11 @@ class Report:
         return next((verdict for verdict in GRAVITY if verdict in found), Verdict.UNVERIFIABLE)
 
     @property
+    def is_witnessed(self) -> bool:
+        """Whether the policy's quorum of witnesses has cosigned a head of the newest shard."""
+        return bool(self.shards) and self.shards[-1].witnessed is not None
+
+    @property
     def exit_status(self) -> int:
         """0 intact, 1 broken, 2 could not check."""
         verdicts = {verdict for shard in self.shards for verdict, count in shard.counts.items() if count}
@@ -110,7 +125,7 @@ class Report:
             "verdict": self.verdict.value,
             "exit": self.exit_status,
             "pinned": self.pinned,
-            "witnessed": False,
+            "witnessed": self.is_witnessed,
             "shards": [_shard_as_json(shard) for shard in self.shards],
         }
 
@@ -136,6 +151,7 @@ def _shard_as_json(shard: ShardReport) -> dict[str, Any]:
         "root": None if shard.root is None else base64.b64encode(shard.root).decode(),
         "checkpoint": shard.checkpoint,
         "key": shard.key,
+        "witnessed": None if shard.witnessed is None else {"size": shard.witnessed.size, "time": shard.witnessed.time},
         "first_ingest_us": shard.first_us,
         "last_ingest_us": shard.last_us,
         "verdict": shard.verdict.value,

@@ -197,9 +197,29 @@ class Retention:
                 return Problem(Verdict.NOT_ERASED, reason)
         return None
 
-    def erased(self, section: SectionName) -> bool:
-        """Say whether any ERASURE names a section of that name in this shard."""
-        return any(getattr(erasure.document, section) for kept in self._erasures.values() for erasure in kept)
+    @property
+    def has_erasures(self) -> bool:
+        """Whether any ERASURE is about this shard."""
+        return bool(self._erasures)
+
+    def misheld(self, leaf: Leaf) -> Iterator[tuple[int, str]]:
+        """Yield (number, reason) of EXPIRY records that keep or name a body against what the legal holds say."""
+        naming = self.naming(leaf)
+        for number in self._expiries.get(leaf.org_ref, ()):
+            expiry = self.expiries[number]
+            if not self._follows(leaf, expiry):
+                continue
+            if expiry.document.cutoff_day < self.effective_expire(leaf, expiry.place):
+                continue
+            holds = self.holds_on(leaf, expiry.place)
+            if naming is not None and number == naming.number:
+                if any(span.is_certain for span in holds):
+                    yield number, f"it names org_seq {leaf.org_seq}, which a legal hold kept"
+                return
+            # A list of ranges too long for one record goes on in the next one, of the same day.
+            goes_on = naming is not None and naming.expiry.document.cutoff_day == expiry.document.cutoff_day
+            if not holds and not goes_on:
+                yield number, f"it calls org_seq {leaf.org_seq} held, which no legal hold covered"
 
     def _naming_erasures(self, leaf: Leaf, section: SectionName) -> Iterator[Sealed[Erasure]]:
         """Yield the ERASUREs of a section that no hold forbids."""

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final
 from klyra_audit.format.errors import LeafError
 from klyra_audit.format.leaf import LEAF_SIZE, Leaf
 from klyra_collector.verify import tiles
+from klyra_collector.verify.emitters import Sequences
 from klyra_collector.verify.files import NoFile, RegularFile, open_if_readable, open_or_empty
-from klyra_collector.verify.leaves import ChainChecker
+from klyra_collector.verify.leaves import ChainChecker, HeadsRecords, Policies
 from klyra_collector.verify.tiles import TILE_BYTES, TILE_LEAVES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from klyra_collector.verify.alignment import Segment
-    from klyra_collector.verify.contents import Problem
-    from klyra_collector.verify.verdicts import Verdict
+    from klyra_collector.verify.verdicts import Problem, Verdict
 
 _LEAVES_PER_READ: Final = 4096
 
@@ -119,14 +119,15 @@ class ChainTask:
         leaves: the file.
         segments: where the leaves to trust stand.
         skipped: (index, hash) of those that cannot be trusted, ascending.
-        policies: see `ControlFacts`.
+        policies, heads: see `ChainChecker`.
         keep: how many problems to describe; all are counted.
     """
 
     leaves: Path
     segments: tuple[Segment, ...]
     skipped: tuple[tuple[int, bytes], ...]
-    policies: Mapping[int, tuple[bytes, int]]
+    policies: Policies
+    heads: HeadsRecords
     keep: int
 
 
@@ -139,6 +140,7 @@ class ChainResult:
         counts: of all problems.
         flagged: indexes of all records with a problem.
         first_us, last_us: ingest times of the first and of the last leaf; None without leaves.
+        sequences: of the emitters' boots.
     """
 
     problems: list[tuple[int, Problem]] = field(default_factory=list)
@@ -146,11 +148,12 @@ class ChainResult:
     flagged: array[int] = field(default_factory=lambda: array("Q"))
     first_us: int | None = None
     last_us: int | None = None
+    sequences: Sequences = field(default_factory=Sequences)
 
 
 def scan_chain(task: ChainTask) -> ChainResult:
     """Follow every organization's chain through the leaves."""
-    checker = ChainChecker(task.policies)
+    checker = ChainChecker(task.policies, task.heads)
     result = ChainResult()
     skipped = iter((*task.skipped, (1 << 64, b"")))
     next_skip, hashed = next(skipped)
@@ -159,12 +162,11 @@ def scan_chain(task: ChainTask) -> ChainResult:
             while next_skip < first:
                 checker.skip(next_skip, hashed)
                 next_skip, hashed = next(skipped)
-            for position in range(len(block) // LEAF_SIZE):
-                encoded = block[position * LEAF_SIZE : (position + 1) * LEAF_SIZE]
-                for problem in checker.check(first + position, encoded):
-                    _note(result, first + position, problem, task.keep)
+            for index, problem in checker.check_block(first, block):
+                _note(result, index, problem, task.keep)
     result.first_us = checker.first_us
     result.last_us = None if checker.first_us is None else checker.last_us
+    result.sequences = checker.sequences
     return result
 
 

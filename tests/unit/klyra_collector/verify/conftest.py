@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from klyra_collector.verify import Options, policy, verify_target
+from klyra_audit.format import policy
+from klyra_collector.verify import Options, verify_target
 from support.ledgers import large_ledger, small_ledger
 
 if TYPE_CHECKING:

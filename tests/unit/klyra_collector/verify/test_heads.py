@@ -7,10 +7,13 @@ import shutil
 
 import pytest
 
-from klyra_audit.format import checkpoint, note
+from klyra_audit.format import checkpoint, merkle, note, policy
 from klyra_audit.format.checkpoint import Checkpoint
+from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen
+from klyra_audit.format.leaf import Kind
 from klyra_audit.format.merkle import EMPTY_ROOT
-from klyra_collector.verify import CannotVerify, Verdict, policy
+from klyra_audit.format.note import ALGORITHM_COSIGNATURE, SigningKey
+from klyra_collector.verify import CannotVerify, Verdict
 from support.ledgers import ACME, ORG_SALT, ORIGIN, UMBRELLA, LedgerBuilder, put, signing_key, small_ledger
 from support.tampering import at, found
 
@@ -111,10 +114,10 @@ class TestKeys:
         assert verify(data, small).exit_status == 0
 
     def test_a_policy_that_asks_for_witnesses_is_not_satisfied(self, data, verify, small) -> None:
-        """Cosignatures are not checked yet, and that is said."""
-        witness = signing_key(OTHER_SEED, origin="a-witness").vkey
+        """No witness has cosigned anything."""
+        witness = SigningKey.from_seed("a-witness", OTHER_SEED, ALGORITHM_COSIGNATURE).vkey
         pinned = policy.parse(f"log {small.vkey}\nwitness w {witness}\nquorum w\n".encode())
-        assert verify(data, policy=pinned).exit_status == 2
+        assert files_of(verify(data, policy=pinned)) == {("STALE_WITNESS", "ledger/2026/checkpoint")}
 
 
 class TestRollback:
@@ -203,7 +206,7 @@ class TestFork:
             shard / "checkpoints/2026-02-11",
             checkpoint.sign(Checkpoint(other.verifying_key.name, 0, EMPTY_ROOT), other),
         )
-        pinned = policy.parse(f"log {other.vkey}\nlog {small.vkey}\n".encode())
+        pinned = policy.parse(f"log {other.vkey}\nlog {small.vkey}\nquorum none\n".encode())
         assert files_of(verify(data, policy=pinned)) == {("BAD_SIGNATURE", "ledger/2026/checkpoints/2026-02-11")}
 
 
@@ -252,12 +255,11 @@ class TestShards:
 
     def test_shards_are_verified_one_after_another(self, tmp_path, verify) -> None:
         """Oldest first; each has its own part of the report."""
-        names = ["2026-10", "2025", "2026-2"]
-        builders = [LedgerBuilder(origin=f"klyra-audit.test/collector-1/{name}").begin(ACME) for name in names]
+        builders = shards_in_a_row("2025", "2026-2", "2026-10")
         for builder in builders:
-            builder.event(ACME)
             builder.write(tmp_path / "data")
-        pinned = policy.parse("".join(f"log {builder.vkey}\n" for builder in builders).encode())
+        lines = [f"log {builder.vkey}\n" for builder in builders]
+        pinned = policy.parse("".join([*lines[:1], "quorum none\n"]).encode())
         report = verify(tmp_path / "data", policy=pinned)
         assert [shard.directory for shard in report.shards] == ["ledger/2025", "ledger/2026-2", "ledger/2026-10"]
         assert report.exit_status == 0
@@ -293,3 +295,25 @@ class TestShards:
         """A ledger of two organizations is one ledger."""
         assert verify(data, small).shards[0].counts[V.OK] == len(small.leaves)
         assert UMBRELLA != ACME
+
+
+def shards_in_a_row(*names: str) -> list[LedgerBuilder]:
+    """Return a ledger's shards, each but the last closed, each but the first opened by what the one before said."""
+    origins = [f"klyra-audit.test/collector-1/{name}" for name in names]
+    seeds = [bytes([number]) * 32 for number in range(len(names))]
+    builders: list[LedgerBuilder] = []
+    for number, origin in enumerate(origins):
+        builder = LedgerBuilder(origin=origin, seed=seeds[number])
+        if builders:
+            before = builders[-1]
+            root = merkle.root_of(map(merkle.leaf_hash, before.leaves))
+            builder.now_us = before.now_us
+            opened = ShardOpen(before.origin, len(before.leaves), root, REASON_YEAR)
+            builder.control(Kind.SHARD, opened.document())
+        builder.begin(ACME)
+        builder.event(ACME)
+        if number + 1 < len(origins):
+            following = SigningKey.from_seed(origins[number + 1], seeds[number + 1])
+            builder.control(Kind.SHARD, ShardClose(origins[number + 1], following.vkey).document())
+        builders.append(builder)
+    return builders

@@ -86,7 +86,8 @@ class TestChains:
     def test_a_control_document_in_another_chain_than_it_names(self, builder, judge) -> None:
         """A POLICY of one organization sealed in the chain of another."""
         named = builder.reference(UMBRELLA).hex()
-        index = builder.control(Kind.POLICY, {"type": "policy", "org_ref": named, "retention_days": 365}, ACME)
+        plan = {"type": "policy", "plan": "enterprise", "policy": "enterprise", "retention_days": 365}
+        index = builder.control(Kind.POLICY, plan | {"org_ref": named}, ACME)
         assert judge(builder) == ({at(V.ORG_CHAIN, index)}, 1)
 
 
@@ -181,7 +182,8 @@ class TestOrgSalt:
 
     def test_a_start_with_another_salt(self, builder, judge) -> None:
         """A ledger's salt never changes."""
-        builder.control(Kind.START, {"type": "start", "org_salt_sha256": "00" * 32})
+        start = {"type": "start", "software": "test", "clock_source": "synchronised", "recovered": None}
+        builder.control(Kind.START, start | {"org_salt_sha256": "00" * 32})
         assert judge(builder) == ({(V.UNVERIFIABLE, None, None)}, 2)
 
     def test_no_start_at_all(self, judge) -> None:

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from klyra_audit.format import frame
+from klyra_audit.format import frame, policy
 from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_collector.errors import IntakeHalted
-from klyra_collector.verify import Options, Verdict, policy, verify_target
+from klyra_collector.verify import Options, Verdict, verify_target
 from support import records, sealing
 from support.sealing import DiskFullError, Fault, FaultyDisk, SetClock
 from support.tampering import at, change_frames, flip, found, indexes
@@ -23,7 +23,7 @@ DAY_SECONDS = 86_400
 
 def check(root, vkey: str | None = None, **options: object):
     """Verify a data directory, with a key pinned if one is given."""
-    pinned = None if vkey is None else policy.parse(f"log {vkey}\n".encode())
+    pinned = None if vkey is None else policy.parse(f"log {vkey}\nquorum none\n".encode())
     return verify_target(root, Options(**{"policy": pinned, "patience": 0.0} | options))
 
 
@@ -194,10 +194,10 @@ class TestTamperedWith:
         assert (report.exit_status, found(report)) == (1, {at(V.MISSING, index)})
 
     def test_evidence_put_with_a_body_is_not_passed_over(self, sealed) -> None:
-        """No leaf commits to it, and it is not checked yet: exit 2, never intact."""
+        """No leaf commits to it, so it must stand for itself."""
         path = min((sealed / "ledger/2026/bodies").glob("*/frames"))
         _, body = frame.read_body(path.read_bytes(), 0)
         changed = frame.encode_body(replace(body, attachment=b"a batch that nobody signed"))
         change_frames(path, lambda frames: frames.__setitem__(0, changed))
         report = check(sealed)
-        assert (report.exit_status, found(report)) == (2, {at(V.UNVERIFIABLE, body.index)})
+        assert (report.exit_status, found(report)) == (1, {at(V.EMITTER_SIG, body.index)})

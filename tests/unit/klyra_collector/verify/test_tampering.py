@@ -392,22 +392,26 @@ class TestBodies:
         """Of a ledger that was stopped cleanly."""
         assert change(lambda frames: frames.append(b"x" * 1000)) == {(V.EXTRA, None, None)}
 
-    def test_an_emptied_section_is_altered(self, change, order, path) -> None:
-        """As an erasure leaves it, without an ERASURE record that this verifier knows."""
+    def test_an_emptied_section_is_redacted(self, change, order, path) -> None:
+        """As an erasure leaves it, without an ERASURE record."""
         (body,) = [item for _, _, item in frame.read_body_frames(split_frames(path)[8])]
         zeros = replace(body.sections, actor=bytes(len(body.sections.actor)))
         emptied = replace(body, sections=zeros, salts=replace(body.salts, actor=bytes(16)))
-        assert change(lambda frames: frames.__setitem__(8, frame.encode_body(emptied))) == {at(V.ALTERED, order[8])}
+        assert change(lambda frames: frames.__setitem__(8, frame.encode_body(emptied))) == {
+            at(V.REDACTED_UNAUTHORISED, order[8])
+        }
 
     def test_a_folder_that_is_no_days_is_extra(self, three_tiles, large, verify) -> None:
         """Bodies lie under their expiry day."""
         put(three_tiles / SHARD / "bodies" / "tomorrow" / "frames", b"")
         assert found(verify(three_tiles, large)) == {(V.EXTRA, None, None)}
 
-    def test_bodies_under_a_hold_are_not_known_yet(self, three_tiles, large, verify) -> None:
-        """They are not counted as intact."""
-        put(three_tiles / SHARD / "bodies" / "held" / "frames", b"")
-        assert verify(three_tiles, large).exit_status == 2
+    def test_bodies_are_not_held_before_they_are_due(self, three_tiles, large, verify) -> None:
+        """No EXPIRY has come to their day yet."""
+        path = min((three_tiles / SHARD / "bodies").glob("*/frames"))
+        encoded = split_frames(path)[0]
+        put(three_tiles / SHARD / "bodies" / "held" / "frames", encoded)
+        assert found(verify(three_tiles, large)) == {at(V.EXTRA, indexes(path)[0])}
 
 
 class TestControl:

@@ -1,0 +1,210 @@
+"""Whether the shards of a ledger follow one another: what one closed, the next one has to continue. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from klyra_audit.format.control import (
+    REASON_YEAR,
+    DroppedShard,
+    Hold,
+    Key,
+    PolicyRecord,
+    Release,
+    SchemaRecord,
+    ShardClose,
+    ShardOpen,
+)
+from klyra_collector.verify.facts import Place
+from klyra_collector.verify.verdicts import Problem, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from klyra_audit.format.control import ControlDocument
+    from klyra_collector.verify.facts import ControlFacts, Sealed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What is known of one shard.
+
+    Attributes:
+        log: its origin; of a shard without a signed head, whatever it is called instead.
+        size: number of its signed records, None without a signed head.
+        root_at: returns the root of so many records from its beginning, None where they are not all here.
+        last_us: ingest time of its newest record.
+        first_us: of its first one; None without any.
+    """
+
+    log: str
+    size: int | None
+    root_at: Callable[[int], bytes | None]
+    last_us: int
+    first_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Something wrong between two shards: the number of the shard and the index it is said about, if any."""
+
+    shard: int
+    index: int | None
+    problem: Problem
+
+
+def closing(facts: ControlFacts, log: str) -> Sealed[ShardClose] | None:
+    """Return the record that closes a shard."""
+    return next(facts.of_log(ShardClose, log), None)
+
+
+def opening(facts: ControlFacts, log: str) -> Sealed[ShardOpen] | None:
+    """Return the record that opens a shard, if that is its first."""
+    first = next(facts.of_log(ShardOpen, log), None)
+    return first if first is not None and first.place.index == 0 else None
+
+
+class Lineage:
+    """Looks at a row of shards, oldest first.
+
+    Args:
+        links: the shards.
+        facts: of all of them.
+        is_whole: all shards there are should be here.
+        is_interrupted: a collector runs here, or did not stop cleanly.
+    """
+
+    def __init__(self, links: list[Link], facts: ControlFacts, *, is_whole: bool, is_interrupted: bool) -> None:
+        self._links = links
+        self._facts = facts
+        self._is_whole = is_whole
+        self._is_interrupted = is_interrupted
+
+    def check(self) -> Iterator[Break]:
+        """Yield what is wrong."""
+        for number, link in enumerate(self._links):
+            yield from self._check_close(number, link)
+            if number:
+                yield from self._check_open(number)
+        if self._links and self._is_whole:
+            yield from self._check_oldest()
+
+    def _check_close(self, number: int, link: Link) -> Iterator[Break]:
+        close = closing(self._facts, link.log)
+        is_last = number + 1 == len(self._links)
+        if close is None:
+            return
+        if link.size is not None and close.place.index + 1 < link.size:
+            problem = Problem(Verdict.EXTRA, "it stands behind the record that closes the shard")
+            yield Break(number, close.place.index + 1, problem)
+        following = close.document.next_origin
+        if is_last and self._is_whole and not self._is_interrupted:
+            yield Break(number, None, Problem(Verdict.MISSING, f"{following}, which follows it, is not here"))
+        elif not is_last and self._links[number + 1].log != following and opening_known(self._links[number + 1]):
+            reason = f"{following} should follow it, where {self._links[number + 1].log} stands"
+            yield Break(number, None, Problem(Verdict.MISSING, reason))
+
+    def _check_open(self, number: int) -> Iterator[Break]:
+        link, before = self._links[number], self._links[number - 1]
+        if link.size is None:
+            return
+        opened = opening(self._facts, link.log)
+        if opened is None:
+            reason = "the first record of a shard behind another must be SHARD open"
+            yield Break(number, 0, Problem(Verdict.CONTROL_ALTERED, reason))
+            return
+        document = opened.document
+        if document.previous_origin != before.log and not self._is_dropped(document):
+            reason = f"{document.previous_origin}, which it goes on from, is not here"
+            yield Break(number, None, Problem(Verdict.MISSING, reason))
+            return
+        yield from self._compare(number, before, document)
+        if document.reason == REASON_YEAR:
+            if closing(self._facts, before.log) is None and before.size is not None:
+                reason = "it has no record that closes it, and another shard follows"
+                yield Break(number - 1, None, Problem(Verdict.MISSING, reason))
+            yield from self._check_carried(number)
+        if link.first_us is not None and link.first_us < before.last_us:
+            yield Break(number, 0, Problem(Verdict.CLOCK, "it was sealed before the last record of the shard before"))
+
+    def _compare(self, number: int, before: Link, document: ShardOpen) -> Iterator[Break]:
+        """Compare the shard before with what this one says it was."""
+        size = document.previous_size
+        if before.size is None:
+            return
+        if before.size < size:
+            reason = f"{size} records of it were signed before the next shard was opened, and {before.size} are shown"
+            yield Break(number - 1, None, Problem(Verdict.ROLLBACK, reason))
+        elif before.root_at(size) not in (None, document.previous_root):
+            reason = f"its first {size} records are others than those that the next shard goes on from"
+            yield Break(number - 1, None, Problem(Verdict.FORK, reason))
+        elif before.size > size and document.reason == REASON_YEAR:
+            reason = f"the next shard goes on from {size} records, and {before.size} are signed"
+            yield Break(number - 1, size, Problem(Verdict.EXTRA, reason))
+
+    def _check_oldest(self) -> Iterator[Break]:
+        opened = opening(self._facts, self._links[0].log)
+        if opened is not None and not self._is_dropped(opened.document):
+            reason = f"{opened.document.previous_origin}, which it goes on from, is not here"
+            yield Break(0, None, Problem(Verdict.MISSING, reason))
+
+    def _is_dropped(self, opened: ShardOpen) -> bool:
+        """Say whether a POLICY record says that the shard before was deleted whole."""
+        gone = DroppedShard(opened.previous_origin, opened.previous_size, opened.previous_root)
+        return any(sealed.document == gone for sealed in self._facts.of(DroppedShard))
+
+    def _check_carried(self, number: int) -> Iterator[Break]:
+        """Yield what was in force at the end of the shard before and is not sealed again."""
+        before, log = self._links[number - 1].log, self._links[number].log
+        repeated = {_subject(sealed.document) for kind in _CARRIED for sealed in self._facts.of_log(kind, log)}
+        for document in in_force(self._facts, before):
+            if _subject(document) not in repeated:
+                what = document.KIND.name
+                reason = f"a {what} in force in the shard before is not sealed again: {_subject(document)[1]}"
+                yield Break(number, None, Problem(Verdict.CONTROL_ALTERED, reason))
+
+
+_CARRIED: tuple[type[Key | PolicyRecord | SchemaRecord | Hold], ...] = (Key, PolicyRecord, SchemaRecord, Hold)
+
+
+def opening_known(link: Link) -> bool:
+    """Say whether a shard's origin is known for certain."""
+    return link.size is not None
+
+
+def in_force(facts: ControlFacts, log: str) -> Iterator[ControlDocument]:
+    """Yield the documents that the shard behind one must repeat; boots and the collector's own keys are announced."""
+    revoked = {
+        (sealed.document.emitter_id, sealed.document.vkey)
+        for sealed in facts.of_log(Key, log)
+        if sealed.document.revoked_after_seq is not None
+    }
+    for sealed in facts.of_log(Key, log):
+        key = sealed.document
+        own = key.vkey is not None and key.vkey.startswith(f"{log}+")
+        if key.boot is None and not own and (key.emitter_id, key.vkey) not in revoked:
+            yield key
+    for plan in facts.of_log(PolicyRecord, log):
+        yield plan.document
+    for schema in facts.of_log(SchemaRecord, log):
+        yield schema.document
+    for hold in facts.of_log(Hold, log):
+        end = Place(hold.place.shard + 1, 0)
+        released = (release for release in facts.of(Release) if release.document.hold_id == hold.document.hold_id)
+        if not any(hold.place < release.place < end for release in released):
+            yield hold.document
+
+
+def _subject(document: ControlDocument) -> tuple[str, str]:
+    """Return what a document is about: a later one of the same subject takes its place."""
+    match document:
+        case Key():
+            return "key", f"{document.ordinal} {document.emitter_id} {document.vkey}"
+        case PolicyRecord():
+            return "policy", document.org_ref.hex()
+        case SchemaRecord():
+            return "schema", document.id
+        case Hold():
+            return "hold", document.hold_id
+    return "", ""
