@@ -29,13 +29,12 @@ from klyra_collector.verify.errors import CannotVerify
 from klyra_collector.verify.findings import Findings
 from klyra_collector.verify.leaves import ChainChecker
 from klyra_collector.verify.remote_client import Address, LogClient, Refused
-from klyra_collector.verify.report import Report, ShardReport
+from klyra_collector.verify.report import Report, ShardReport, Witnessed
 from klyra_collector.verify.tiles import leaf_hashes, split_hashes, tile_root
 from klyra_collector.verify.verdicts import Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import PurePath
 
     from klyra_audit.format.checkpoint import Checkpoint
     from klyra_audit.format.policy import Opened, Policy
@@ -75,15 +74,6 @@ class RemoteOptions:
     limit_findings: int = 100
     progress: Callable[[str, str, int, int], None] = lambda _log, _step, _done, _total: None
     sleep: Callable[[float], None] = time.sleep
-
-
-def url_of(target: PurePath | str) -> str | None:
-    """Return the URL that a target is, None for a path; a path object has lost one of its slashes."""
-    text = str(target)
-    scheme, separator, rest = text.partition(":/")
-    if not separator or scheme.lower() not in ("http", "https"):
-        return None
-    return f"{scheme.lower()}://{rest.lstrip('/')}"
 
 
 def verify_url(url: str, options: RemoteOptions) -> Report:
@@ -353,7 +343,15 @@ class RemoteVerification:
             findings=self._findings.kept,
             findings_total=self._findings.total,
             notes=self._notes,
+            witnessed=self._witnessed(opened),
         )
+
+    def _witnessed(self, opened: Opened | None) -> Witnessed | None:
+        """Return what the witnesses have seen whom the reader trusts, rather than the server names."""
+        trusted = self._options.policy
+        if opened is None or trusted is None or not trusted.needs_witnesses or opened.quorum_time is None:
+            return None
+        return Witnessed(opened.checkpoint.size, opened.quorum_time)
 
 
 def _published_policy(client: LogClient) -> Policy:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from klyra_audit.format import checkpoint, merkle
+from klyra_audit.format import checkpoint, merkle, note
 from klyra_audit.format import policy as policies
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.keys import ALGORITHM_COSIGNATURE, SigningKey
 from klyra_audit.format.policy import LogLine, Policy, Witness, render
 from klyra_collector.publish.tiles import export_tiles
 from klyra_collector.verify.errors import CannotVerify
-from klyra_collector.verify.remote import RemoteOptions, url_of, verify_url
+from klyra_collector.verify.remote import RemoteOptions, verify_url
 from klyra_collector.verify.remote_client import Address, LogClient
+from klyra_collector.verify.report import Witnessed
 from klyra_collector.verify.verdicts import Verdict
 from support.ledgers import ORIGIN, LedgerBuilder, large_ledger, signing_key
 from support.published import chained, policy_text, publishing_api, write_leaves, write_published
@@ -246,6 +247,21 @@ class TestBroken:
         report = site.verify(policy=Policy(PINNED.logs, {"w1": witness}, {}, "w1"))
         assert (report.exit_status, verdicts(report)) == (2, {Verdict.UNVERIFIABLE: 1})
 
+    def test_witnesses_that_are_trusted_are_named(self, site: Site) -> None:
+        """A cosigned head is witnessed by the reader's own policy, never by the server's word."""
+        cosigner = SigningKey.from_seed("witness.test/w1", b"\x0b" * 32, ALGORITHM_COSIGNATURE)
+        trusted = Policy(PINNED.logs, {"w1": Witness(cosigner.verifying_key)}, {}, "w1")
+        path = site.path("checkpoint")
+        text = path.read_bytes().decode().rpartition("\n\n")[0] + "\n"
+        path.write_bytes(note.append_lines(path.read_bytes(), [cosigner.signature_line(text, 1_771_000_000)]))
+        report = site.verify(policy=trusted)
+        assert (report.exit_status, report.is_witnessed) == (0, True)
+        assert report.shards[0].witnessed == Witnessed(SIZE, 1_771_000_000)
+        folder = site.root / ".well-known/klyra-audit"
+        folder.mkdir(parents=True)
+        (folder / "policy").write_text(render(trusted))
+        assert not site.verify(policy=None).is_witnessed
+
     @pytest.mark.parametrize("size", [0, 1 << 33])
     def test_a_head_of_an_impossible_size_is_not_followed(self, tmp_path: Path, size: int) -> None:
         """It would take memory and time from whoever believes it."""
@@ -334,12 +350,6 @@ class TestApi:
 
 class TestAddress:
     """What is an address of a log, and what is not."""
-
-    def test_a_path_that_was_a_url_is_one_again(self) -> None:
-        """A path object makes one slash of two."""
-        assert url_of(Path("https://audit.example/log/c/2026/")) == "https://audit.example/log/c/2026"
-        assert url_of("HTTP://127.0.0.1:8080/log") == "http://127.0.0.1:8080/log"
-        assert [url_of(Path(text)) for text in ("klyra-data", "/srv/https/x", "file:///srv/x", "https")] == [None] * 4
 
     @pytest.mark.parametrize(
         "url", ["https://", "ftp://host/log", "https://user:secret@host/log", "https://host/log?x=1", "http://[::1/log"]
