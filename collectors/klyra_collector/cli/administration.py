@@ -5,12 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+import structlog
 import typer
 
 from klyra_audit import timestamps
@@ -45,6 +47,7 @@ def registry_of(data: Path, *, begin: bool = False) -> Iterator[Registry]:
         data: the data directory.
         begin: make it if it is not there; otherwise that is an error.
     """
+    log_to_stderr()
     try:
         with Registry.open(_registry_url(data, begin=begin), Catalog.load()) as registry:
             yield registry
@@ -76,6 +79,11 @@ def seal_now(data: Path) -> None:
         drain_if_stopped(data)
     except KlyraError as error:
         say(f"The change is made, and will be sealed when the collector runs. It could not be sealed now: {error}")
+
+
+def log_to_stderr() -> None:
+    """Keep what parts of the server log, when a command runs them itself, out of the answer."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def operator() -> Actor:

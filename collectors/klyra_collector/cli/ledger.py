@@ -22,6 +22,7 @@ from klyra_collector.cli.administration import (
     answer,
     answer_json,
     answer_table,
+    log_to_stderr,
     say,
     time_text,
 )
@@ -188,6 +189,7 @@ def _ask(lines: list[str]) -> None:
 
 def _begin(data: Path) -> str:
     """Open the ledger once, which seals the new shard's first records, and return the shard's verifier key."""
+    log_to_stderr()
     try:
         with contextlib.closing(Disk()) as disk:
             ledger = Ledger.open(DataDirectory(data), disk, SystemClock(), _options(data))
