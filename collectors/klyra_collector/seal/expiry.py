@@ -127,6 +127,7 @@ class Expiry:
         for log, shard in shards.items():
             named += yield from self._name(log, shard, cutoff_day)
         yield from self._controls.read_on()
+        shards = self._shards()  # the first EXPIRY of a year opens its shard
         changes = self._controls.facts.changes
         waiting = False
         for log, shard in shards.items():

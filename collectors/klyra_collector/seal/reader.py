@@ -93,7 +93,11 @@ class LedgerReader:
 
     def read(self, origin: str, start: int, limit: int) -> list[SealedRecord]:
         """Return up to `limit` committed records from index `start` on."""
-        return self._shard(origin).read(start, limit)
+        shard = self._shard(origin)
+        for other in self._shards.values():
+            if other is not shard:
+                other.close()  # or a closed shard's last files would stay on disk after their time
+        return shard.read(start, limit)
 
     def retention(self) -> RetentionFacts:
         """Return what all committed control records say about how long bodies are kept."""
@@ -169,6 +173,7 @@ class _ShardReader:
         if count <= 0:
             return []
         self._is_fresh = False
+        self._drop_deleted()
         with self._directory.leaves.open("rb") as file:
             block = os.pread(file.fileno(), count * LEAF_SIZE, start * LEAF_SIZE)
         if len(block) != count * LEAF_SIZE:
@@ -226,6 +231,11 @@ class _ShardReader:
             bodies = self._bodies[folder] = _BodyFile(self._directory.bodies / folder / FRAMES)
         return bodies.find(index)
 
+    def _drop_deleted(self) -> None:
+        """Close files that expiry has deleted: what is gone must not be read from where it was mapped."""
+        for folder in [folder for folder, bodies in self._bodies.items() if bodies.is_gone]:
+            self._bodies.pop(folder).close()
+
     def _drop_idle(self, records: list[SealedRecord]) -> None:
         """Close files of days that this read did not touch; a follower at the end needs a handful."""
         used = {str(record.leaf.expire_day) for record in records}
@@ -254,6 +264,11 @@ class _BodyFile:
         if self._mapped is not None:
             self._mapped.close()
             self._mapped = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was deleted."""
+        return not self._path.exists()
 
     def find(self, index: int) -> BodyFrame | None:
         """Return the body of a leaf; None if the file is gone; BodyMissing if the body is not in it."""
