@@ -24,8 +24,7 @@ def in_force(state: LedgerState) -> tuple[ControlDocument, ...]:
     keys = (key for key in state.keys.values() if key.revoked_after_seq is None)
     policies = (control.parse(Kind.POLICY, state.policies[org_ref].document) for org_ref in sorted(state.policies))
     schemas = (SchemaRecord(name, bytes.fromhex(digest)) for name, digest in sorted(state.schemas.items()))
-    holds = (hold for hold, _ in state.holds.values())
-    return (*sorted(keys, key=lambda key: key.ordinal), *policies, *schemas, *holds)
+    return (*sorted(keys, key=lambda key: key.ordinal), *policies, *schemas, *state.holds.values())
 
 
 def not_repeated(documents: Iterable[ControlDocument], state: LedgerState) -> list[ControlDocument]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from klyra_audit.format import control
-from klyra_audit.format.control import Expiry, Extend, Hold, Key, Release, ShardClose, ShardOpen
+from klyra_audit.format.control import Hold, Key, Release, ShardClose, ShardOpen
 from klyra_audit.format.heads import HeadsTree
 from klyra_audit.format.leaf import NO_PREVIOUS, Kind, Leaf
 from klyra_audit.format.merkle import Frontier, leaf_hash
@@ -68,9 +68,8 @@ class LedgerState:
         keys: newest KEY record of every key, revoked or not, by its owner's id and verifier key; boots are not keys.
         key_leaves: index of each of those records.
         schemas: SHA-256 of each schema in force, by schema id.
-        holds: legal holds in force, with the index of their leaf, by hold id.
+        holds: legal holds in force, by hold id.
         hold_ids: every hold that was ever placed in the shard, released or not.
-        expiries, extensions: every EXPIRY and EXTEND with its index; their `log` may name an older shard.
         heads: the tree of the last HEADS record.
         heads_at: its index, -1 before the first.
         started: a START is among the leaves.
@@ -88,10 +87,8 @@ class LedgerState:
     keys: dict[tuple[str, str], Key] = field(default_factory=dict)
     key_leaves: dict[tuple[str, str], int] = field(default_factory=dict)
     schemas: dict[str, str] = field(default_factory=dict)
-    holds: dict[str, tuple[Hold, int]] = field(default_factory=dict)
+    holds: dict[str, Hold] = field(default_factory=dict)
     hold_ids: set[str] = field(default_factory=set)
-    expiries: list[tuple[int, Expiry]] = field(default_factory=list)
-    extensions: list[tuple[int, Extend]] = field(default_factory=list)
     heads: HeadsTree = field(default_factory=HeadsTree)
     heads_at: int = -1
     started: bool = False
@@ -161,14 +158,10 @@ class LedgerState:
             case Key():
                 self._apply_key(document, index)
             case Hold():
-                self.holds[document.hold_id] = document, index
+                self.holds[document.hold_id] = document
                 self.hold_ids.add(document.hold_id)
             case Release():
                 self.holds.pop(document.hold_id, None)
-            case Expiry():
-                self.expiries.append((index, document))
-            case Extend():
-                self.extensions.append((index, document))
             case ShardOpen():
                 self.opened = document
             case ShardClose():
@@ -186,4 +179,4 @@ class LedgerState:
                 self.collector_vkeys.add(key.vkey)
 
 
-_READ_WHOLE = frozenset({Kind.KEY, Kind.HOLD, Kind.RELEASE, Kind.EXPIRY, Kind.EXTEND, Kind.SHARD})
+_READ_WHOLE = frozenset({Kind.KEY, Kind.HOLD, Kind.RELEASE, Kind.SHARD})

@@ -11,11 +11,12 @@ from klyra_audit.format.errors import FormatError
 from klyra_audit.format.merkle import HASH_SIZE
 from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.errors import LedgerDamaged
+from klyra_collector.seal.reader import shard_order
 from klyra_collector.witness.lines import is_line_of
 from klyra_collector.witnessed import witnessed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from klyra_audit.format.keys import SigningKey
@@ -74,7 +75,8 @@ def published_head(shard: ShardDirectory, vkey: str | None = None) -> Head | Non
 def due_heads(ledger: Path, current: str, vkey: str, policy: Policy) -> list[Head]:
     """Return the checkpoint of the open shard, and those of closed ones whose last a quorum has not cosigned.
 
-    The open shard's is due each time, grown or not: a cosignature also says when.
+    The open shard's is due each time, grown or not: a cosignature also says when. A shard that an operator left
+    behind after a disaster is never written again, and what is damaged in it keeps nobody from witnessing the rest.
 
     Args:
         ledger: the folder of shards.
@@ -83,12 +85,21 @@ def due_heads(ledger: Path, current: str, vkey: str, policy: Policy) -> list[Hea
         policy: whose quorum counts.
     """
     heads = []
-    for shard in sorted(path for path in ledger.iterdir() if path.is_dir() and path.name[0].isdigit()):
-        is_open = shard.name == current
-        head = published_head(ShardDirectory(shard), vkey if is_open else None)
+    for shard in _written(ledger):
+        is_open = shard.root.name == current
+        head = published_head(shard, vkey if is_open else None)
         if head is not None and (is_open or not _is_witnessed(head, policy)):
             heads.append(head)
     return heads
+
+
+def _written(ledger: Path) -> Iterator[ShardDirectory]:
+    """Yield the shards, oldest first, without those left behind."""
+    folders = sorted((path for path in ledger.iterdir() if path.is_dir() and path.name[0].isdigit()), key=shard_order)
+    shards = [ShardDirectory(folder) for folder in folders]
+    for shard, following in zip(shards, (*shards[1:], None), strict=True):
+        if following is None or not following.consent.exists():
+            yield shard
 
 
 def consistency_proof(head: Head, old_size: int) -> tuple[bytes, ...]:

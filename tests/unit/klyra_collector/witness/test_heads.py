@@ -104,3 +104,13 @@ def test_a_closed_shard_is_due_until_its_last_is_cosigned(tmp_path):
         line = cosigning_key().signature_line(text, NOW)
         Disk().replace(shard.witnessed, note.append_lines(note.sign(text, [old.key]), [line]))
         assert len(due()) == (2 if size == 3 else 1)
+
+
+def test_a_shard_left_behind_after_a_disaster_is_not_due(tmp_path):
+    """It is never written again, and its damaged checkpoint keeps nobody from witnessing the shard that goes on."""
+    old, new = Log("a/b/2026").grow(3), Log("a/b/2026-2", b"n" * 32).grow(3)
+    Disk().replace(shard_of(tmp_path, old).checkpoint, b"damaged")
+    Disk().replace(shard_of(tmp_path, new).consent, b"{}")
+    chosen = policy.parse(policy_text(new.key.vkey, ("w", cosigning_key().vkey, "http://w")).encode())
+    due = due_heads(tmp_path, "2026-2", new.key.vkey, chosen)
+    assert [head.checkpoint.origin for head in due] == [new.origin]
