@@ -39,6 +39,7 @@ class Inventory:
 
     Attributes:
         leftovers: frames behind the end, to be judged last.
+        controls_are_whole: every control record's document is here, and is the one that was sealed.
         unchecked_quarantine: how many records have quarantined bytes that are not beside the ledger.
     """
 
@@ -54,6 +55,7 @@ class Inventory:
         self._bodies_are_unread = False
         self.leftovers: list[Leftover] = []
         self.unchecked_quarantine = 0
+        self.controls_are_whole = True
 
     def check_control(self, controls: ShardControls) -> None:
         """Check the control documents against their leaves, and take in what they say."""
@@ -63,7 +65,9 @@ class Inventory:
         except Unreadable as error:
             self._cannot_read(path, error)
             self._unread.add(CONTROL)
+            self.controls_are_whole = False
             return
+        self.controls_are_whole = not report.complaints
         self._take(report, path, FileOrder(self._marks), CONTROL)
 
     def body_tasks(self, told: Told) -> list[BodyTask]:
@@ -165,6 +169,7 @@ class Inventory:
     def _explain_run(self, run: Run, life: BodyLife) -> None:
         """Say why a run's content was not seen; that its file could not be read is said already."""
         path = self._path_of(run.file)
+        self.controls_are_whole = self.controls_are_whole and run.file != CONTROL
         if run.file not in self._unread and not (self._bodies_are_unread and run.file != CONTROL):
             self._gaps[run.file] = self._explain(run, path, self._gaps[run.file], life.reason(run.indexes))
         self._marks.flag_unseen(run.indexes[0], run.last)

@@ -165,8 +165,11 @@ class ShardVerification:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every record up to the end has a leaf that can be trusted."""
-        return self._parts is not None and _covers(self._parts.tree.segments, self.extent.size)
+        """Whether every record up to the end has a leaf that can be trusted, and every control record its document."""
+        parts = self._parts
+        if parts is None or not parts.inventory.controls_are_whole:
+            return False
+        return not parts.tree.skipped and _covers(parts.tree.segments, self.extent.size)
 
     @property
     def is_interrupted(self) -> bool:
@@ -242,7 +245,7 @@ class ShardVerification:
 
     def wrong_expiries(self) -> Iterator[tuple[Sealed[Expiry], str]]:
         """Yield the EXPIRY records, in whatever shard, that do not say what this shard's leaves say."""
-        if self._life is not None and self.is_complete:
+        if self._life is not None:
             yield from self._life.wrong_expiries()
 
     def complain(self, verdict: Verdict, index: int, reason: str, *, last: int | None = None) -> None:

@@ -243,6 +243,8 @@ class TreeReader:
         return self._about(Verdict.TRUNCATED, first, last, reason, first)
 
     def _mismatch(self, first: int, reason: str) -> Finding:
+        if first >= self._extent.signed:
+            return Finding(verdict=Verdict.ROOT_MISMATCH, reason=reason, file=self._name)
         return self._about(Verdict.ROOT_MISMATCH, first, self._extent.signed - 1, reason)
 
     def _about(self, verdict: Verdict, first: int, last: int, reason: str, position: int | None = None) -> Finding:

@@ -134,7 +134,7 @@ class TestCrashed:
     @pytest.mark.parametrize(
         ("step", "moment", "place"),
         [
-            *(("append", moment, place) for place in range(8) for moment in ("before", "torn", "after")),
+            *(("append", moment, place) for place in range(5) for moment in ("before", "torn", "after")),
             *(("sync", moment, place) for place in (0, 1) for moment in ("before", "after")),
             *(("replace", moment, place) for place in (0, 1, 2) for moment in ("before", "after")),
         ],
