@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _CHOICES = (
     "See what is known with `klyra-audit ledger explain`; bring the newest copy of the data directory back, or, if it "
-    "is lost for good, go on in a new shard with `klyra-audit ledger continue`."
+    "is lost for good, go on in a new shard with `klyra-audit ledger continue --after-disaster`."
 )
 
 
