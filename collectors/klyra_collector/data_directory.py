@@ -56,6 +56,11 @@ class DataDirectory:
         return f"sqlite:///{(self.root / 'registry.sqlite').absolute()}"
 
     @property
+    def exports(self) -> Path:
+        """Export packets, kept for a day."""
+        return self.root / "exports"
+
+    @property
     def run_json(self) -> Path:
         """Addresses and process ids of a running `serve`."""
         return self.root / "run.json"

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 from klyra_audit import timestamps
 from klyra_collector.query import openapi
 from klyra_collector.query.authorization import authenticate, require, subject
-from klyra_collector.query.export import RENDERINGS
 from klyra_collector.query.models import CatalogAnswer, PlanAnswer
 from klyra_collector.query.parameters import OrganizationParameters
 from klyra_collector.query.requests import parameters, read_call
@@ -55,7 +54,7 @@ def _plan(services: Services, call: Call) -> Response:
         "retention_days": policy.retention_days,
         "window_start": window.start,
         "window_end": window.end,
-        "export_formats": [name for name in RENDERINGS if name in policy.export_formats],
+        "export_formats": [name for name in services.export_formats if name in policy.export_formats],
         "siem": policy.siem,
         "witnessed_at": _witnessed_at(services),
     }

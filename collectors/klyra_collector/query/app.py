@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from klyra_audit.errors import KlyraError
 from klyra_collector.query import account, entries, exports, log, operation, problems, proofs, sessions
+from klyra_collector.query import packets as packet_routes
 from klyra_collector.query.cursor import CursorCodec
 from klyra_collector.query.dashboard import routes_of
 from klyra_collector.query.headers import PrivateAnswers
@@ -85,7 +86,7 @@ def create_app(
         lifespan=_lifespan(services),
         responses={"default": {"model": ProblemDocument, "description": "A refusal (RFC 9457)."}},
     )
-    for stage in (entries, proofs, exports, sessions, account, log, operation):
+    for stage in (entries, proofs, exports, packet_routes, sessions, account, log, operation):
         app.include_router(stage.router(services))
     if dashboard is not None:
         app.router.routes.extend(routes_of(dashboard))

@@ -32,6 +32,7 @@ def ndjson(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
             yield b"\n".join(batch) + b"\n"
 
 
+PACKET: Final = "packet"  # made in another way: `packets`
 RENDERINGS: Final[Mapping[str, Rendering]] = MappingProxyType(
     {
         "json": Rendering("application/json", json_array),

@@ -7,7 +7,7 @@ chunk, so that no client takes a part for the whole.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from klyra_audit import timestamps
-from klyra_collector.query import openapi
+from klyra_collector.query import openapi, packets
 from klyra_collector.query.authorization import require, subject
-from klyra_collector.query.export import RENDERINGS
+from klyra_collector.query.export import PACKET, RENDERINGS
 from klyra_collector.query.filters import canonical, filters_of, text_of, warnings_of
+from klyra_collector.query.packets import AskedPacket
 from klyra_collector.query.parameters import ExportParameters
 from klyra_collector.query.problems import Problem, invalid_parameter
 from klyra_collector.query.requests import parameters, read_call
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
-    from klyra_collector.query.authorization import Subject
+    from klyra_collector.query.authorization import Caller, Subject
     from klyra_collector.query.requests import Call
     from klyra_collector.query.services import Services
     from klyra_collector.store.searching import Found
@@ -74,17 +75,19 @@ def router(services: Services) -> APIRouter:
     async def export_entries(request: Request) -> Response:
         """Export every entry the filters match as a file."""
         begun = await services.blocking(begin, services, await read_call(request))
+        if isinstance(begun, AskedPacket):
+            return await packets.export(services, begun)
         return ExportResponse(services, begun)
 
     return routes
 
 
-def begin(services: Services, call: Call) -> Export:
-    """Check, take the snapshot, render the first bytes, record the export. Blocks."""
+def begin(services: Services, call: Call) -> Export | AskedPacket:
+    """Check, take the snapshot, render the first bytes, record the export; a packet is only checked. Blocks."""
     caller = require(services, call, "export")
     asked = parameters(call, ExportParameters)
     about = subject(services, caller, asked.organization_id, ExportParameters)
-    _check_format(about, asked.format)
+    _check_format(services, about, asked)
     written = canonical(asked)
     window = window_of(services.store, about.organization_id, about.policy.retention_days, services.clock())
     search = Search(
@@ -93,8 +96,11 @@ def begin(services: Services, call: Call) -> Export:
         today=services.today(),
         order=asked.order,
     )
-    if window.is_outside(search.filters) and not services.store.search(search, 1):
+    if window.is_outside(search.filters) and (asked.format == PACKET or not services.store.search(search, 1)):
         raise _outside(window)
+    headers = _headers(about, asked.format, text_of(written), window, warnings_of(asked, services.catalog))
+    if asked.format == PACKET:
+        return _packet(call, caller, about, asked, window, headers)
     chunks = _chunks(services, search, asked.format)
     first = next(chunks, b"")
     try:
@@ -104,7 +110,6 @@ def begin(services: Services, call: Call) -> Export:
     except BaseException:
         chunks.close()
         raise
-    headers = _headers(about, asked.format, text_of(written), window, warnings_of(asked, services.catalog))
     return Export(chunks, first, RENDERINGS[asked.format].media_type, headers)
 
 
@@ -156,11 +161,36 @@ def _batches(services: Services, found: Iterator[Found], rendering: str) -> Iter
         yield batch
 
 
-def _check_format(about: Subject, rendering: str) -> None:
-    offered = [name for name in RENDERINGS if name in about.policy.export_formats]
-    if rendering in offered:
-        return
-    if rendering in RENDERINGS:
+def _packet(
+    call: Call, caller: Caller, about: Subject, asked: ExportParameters, window: Window, headers: dict[str, str]
+) -> AskedPacket:
+    """Return what a packet is made of: its times are those of sealing, everything else filters."""
+    filters = filters_of(asked)
+    start_us, end_us = packets.bounds(filters, window)
+    return AskedPacket(
+        call=call,
+        caller=caller,
+        about=about,
+        filters=replace(filters, start_ns=None, end_ns=None),
+        written={name: value for name, value in canonical(asked).items() if name not in ("start_time", "end_time")},
+        start_us=start_us,
+        end_us=end_us,
+        rendering=asked.rendering or "csv",
+        window=window,
+        headers={name: value for name, value in headers.items() if name != "Content-Disposition"},
+        file_name=_file_name(about, "zip", window),
+    )
+
+
+def _check_format(services: Services, about: Subject, asked: ExportParameters) -> None:
+    rendering = asked.format
+    known = (*RENDERINGS, PACKET)
+    offered = [name for name in services.export_formats if name in about.policy.export_formats]
+    if asked.rendering is not None and rendering != PACKET:
+        raise invalid_parameter("rendering", "is for packets only.", remedy="Leave it out, or ask for format packet.")
+    if rendering in known and rendering in about.policy.export_formats:
+        return  # a server without a ledger refuses packets by itself
+    if rendering in known:
         raise Problem(
             403,
             "format_not_in_plan",
@@ -185,11 +215,15 @@ def _outside(window: Window) -> Problem:
 
 
 def _headers(about: Subject, rendering: str, filters: str, window: Window, warnings: list[str]) -> dict[str, str]:
-    day = timestamps.day_to_date(timestamps.day_of(window.end_us))
-    name = f"audit-logs-{about.organization_id}-{day}.{rendering}"
+    name = _file_name(about, rendering, window)
     headers = {
         "Klyra-Filters": filters,
         "Content-Disposition": f'attachment; filename="{name}"',
         **window.headers(),
     }
     return headers | ({"Klyra-Warnings": json.dumps(warnings)} if warnings else {})
+
+
+def _file_name(about: Subject, suffix: str, window: Window) -> str:
+    day = timestamps.day_to_date(timestamps.day_of(window.end_us))
+    return f"audit-logs-{about.organization_id}-{day}.{suffix}"

@@ -17,6 +17,7 @@ from klyra_audit.format.errors import TileError
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.format.tile import ENTRIES, Tile
 from klyra_collector.publish.errors import NoSuchLog, NotPublished
+from klyra_collector.publish.published import PublishedShard
 from klyra_collector.query.authorization import record_denial, require
 from klyra_collector.query.problems import Problem
 from klyra_collector.query.requests import read_call
@@ -24,7 +25,6 @@ from klyra_collector.query.requests import read_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from klyra_collector.publish.published import PublishedShard
     from klyra_collector.query.requests import Call
     from klyra_collector.query.services import PublicLog, Services
 
@@ -47,7 +47,12 @@ def router(services: Services) -> APIRouter:
     async def checkpoint(request: Request) -> Response:
         """Return the newest checkpoint of a shard, by default of the current one (C2SP tlog-checkpoint)."""
         named = request.path_params.get("log")
-        return _unless_known(request, await services.blocking(_checkpoint, services, named))
+        return _unless_known(request, await services.blocking(_checkpoint, services, named, PublishedShard.checkpoint))
+
+    async def witnessed(request: Request) -> Response:
+        """Return the newest checkpoint of a shard that a quorum of witnesses has cosigned."""
+        named = request.path_params.get("log")
+        return _unless_known(request, await services.blocking(_checkpoint, services, named, PublishedShard.witnessed))
 
     async def tile(request: Request) -> Response:
         """Return a tile of hashes or a bundle of entries of a shard (C2SP tlog-tiles)."""
@@ -63,8 +68,10 @@ def router(services: Services) -> APIRouter:
 
     add("/.well-known/klyra-audit/policy", policy, _TEXT)
     add("/log/{log:path}/checkpoint", checkpoint, _TEXT, "log")
+    add("/log/{log:path}/witnessed", witnessed, _TEXT, "log")
     add("/log/{log:path}/tile/{tile:path}", tile, _BYTES, "log", "tile")
     add("/log/checkpoint", checkpoint, _TEXT)
+    add("/log/witnessed", witnessed, _TEXT)
     add("/log/tile/{tile:path}", tile, _BYTES, "tile")
     return routes
 
@@ -77,9 +84,9 @@ def _policy(services: Services) -> Response:
     return _answer(content, _TEXT, {**_PUBLIC, "Cache-Control": "no-cache"})
 
 
-def _checkpoint(services: Services, log: str | None) -> Response:
+def _checkpoint(services: Services, log: str | None, read: Callable[[PublishedShard], bytes]) -> Response:
     try:
-        content = _shard(services, log).checkpoint()
+        content = read(_shard(services, log))
     except NoSuchLog as error:
         raise _nothing(error) from None
     return _answer(content, _TEXT, {**_PUBLIC, "Cache-Control": "no-cache"})

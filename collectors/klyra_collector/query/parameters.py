@@ -159,7 +159,11 @@ class SearchParameters(FilterParameters):
 class ExportParameters(FilterParameters):
     """All entries, as a file."""
 
-    format: str = Field("json", description="json, ndjson or csv, as the plan allows.")
+    format: str = Field("json", description="json, ndjson, csv or packet, as the plan allows.")
+    rendering: Literal["csv", "json"] | None = Field(
+        None,
+        description="The file for people in a packet, csv by default. In a packet start and end are times of sealing.",
+    )
 
 
 class EntryParameters(BaseModel):

@@ -57,14 +57,18 @@ def note_export(
         "window_start": window.start,
         "window_end": window.end,
     }
-    event = AuditEvent(
+    services.registry.record_event(about.organization_id, exported_event(call, caller, about, metadata))
+
+
+def exported_event(call: Call, caller: Caller, about: Subject, metadata: Mapping[str, Any]) -> AuditEvent:
+    """Return the entry that tells of an export."""
+    return AuditEvent(
         event_type="audit_log.exported",
         actor=caller.actor,
         resource=Resource("audit_log", about.organization_id),
         action="read",
-        metadata=metadata | _origin(call),
+        metadata={**metadata, **_origin(call)},
     )
-    services.registry.record_event(about.organization_id, event)
 
 
 def note_proof(services: Services, call: Call, caller: Caller, about: Subject, entry_id: str) -> None:
@@ -88,14 +92,18 @@ def note_proof(services: Services, call: Call, caller: Caller, about: Subject, e
 
 def note_operator(services: Services, call: Call, caller: Caller, about: Subject, metadata: Mapping[str, Any]) -> None:
     """Record that the operator looked at an organization; `RetryLater` if that cannot be done now."""
-    event = AuditEvent(
+    services.registry.record_event(about.organization_id, operator_event(call, caller, about, metadata))
+
+
+def operator_event(call: Call, caller: Caller, about: Subject, metadata: Mapping[str, Any]) -> AuditEvent:
+    """Return the entry that tells an organization of the operator's look."""
+    return AuditEvent(
         event_type="operator.accessed",
         actor=caller.actor,
         resource=Resource("organization", about.organization_id),
         action="read",
         metadata={"call": f"{call.method} {call.route}", **metadata, **_origin(call)},
     )
-    services.registry.record_event(about.organization_id, event)
 
 
 def _origin(call: Call) -> dict[str, str]:

@@ -10,6 +10,7 @@ import anyio.to_thread
 
 from klyra_audit import timestamps
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
+from klyra_collector.query.export import PACKET, RENDERINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from klyra_collector.publish.published import PublishedLedger
     from klyra_collector.query.cursor import CursorCodec
     from klyra_collector.query.metrics import QueryMetrics
+    from klyra_collector.query.packets import Packets
     from klyra_collector.registry import Registry
     from klyra_collector.registry.policies import Policies, RetentionPolicy
     from klyra_collector.store.searching import Store
@@ -41,6 +43,7 @@ class PublicLog:
         public_entries: entry bundles are for everyone.
         patience_seconds: how long a proof waits for the checkpoint that covers its entry.
         witnessed_at: by when a quorum of witnesses had cosigned, seconds since 1970; None while UNWITNESSED.
+        packets: what export packets are made with; None makes none.
     """
 
     ledger: PublishedLedger
@@ -48,6 +51,7 @@ class PublicLog:
     public_entries: bool = False
     patience_seconds: float = 10.0
     witnessed_at: Callable[[], int | None] = lambda: None
+    packets: Packets | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,12 @@ class Services:
     clock: Callable[[], int]
     threads: CapacityLimiter
     log: PublicLog | None = None
+
+    @property
+    def export_formats(self) -> tuple[str, ...]:
+        """Every format of exports that can be made here."""
+        has_packets = self.log is not None and self.log.packets is not None
+        return (*RENDERINGS, PACKET) if has_packets else tuple(RENDERINGS)
 
     def today(self) -> int:
         """Return the present UTC day since 1970."""

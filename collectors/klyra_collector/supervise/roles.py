@@ -292,8 +292,10 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 def _public_log(settings: Settings) -> PublicLog:
     """Return what the API publishes of the ledger beside it."""
-    from klyra_collector.publish.policy import PolicyPublisher  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.publish.packet_jobs import PacketFolder  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.publish.policy import PolicyPublisher  # noqa: PLC0415
     from klyra_collector.publish.published import PublishedLedger  # noqa: PLC0415
+    from klyra_collector.query.packets import Packets  # noqa: PLC0415
     from klyra_collector.query.services import PublicLog  # noqa: PLC0415
     from klyra_collector.witnessed import load_policy, newest_time  # noqa: PLC0415
 
@@ -304,6 +306,11 @@ def _public_log(settings: Settings) -> PublicLog:
         policy=PolicyPublisher(ledger, chosen),
         public_entries=settings.log.public_entries,
         witnessed_at=lambda: None if chosen is None else newest_time(settings.data_directory.ledger, chosen),
+        packets=Packets(
+            folder=PacketFolder(settings.data_directory.exports, ledger),
+            org_salt=(settings.data_directory.keys / "org-salt").read_bytes,
+            software=f"klyra-audit {version('klyra-audit')}",
+        ),
     )
 
 
