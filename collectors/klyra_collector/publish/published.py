@@ -109,6 +109,13 @@ class PublishedShard:
         except FileNotFoundError as error:
             raise NoSuchLog(f"Nothing of shard {self.name} is published.", remedy=_LATER) from error
 
+    def witnessed(self) -> bytes:
+        """Return the newest checkpoint that a quorum of witnesses has cosigned, which the log may have gone on from."""
+        try:
+            return self.directory.witnessed.read_bytes()
+        except FileNotFoundError as error:
+            raise NoSuchLog(f"No witness has cosigned shard {self.name}.", remedy=_LATER) from error
+
     def head(self) -> Checkpoint:
         """Return what the newest checkpoint says; its signatures are for readers to check, not for us."""
         return self.parse(self.checkpoint())

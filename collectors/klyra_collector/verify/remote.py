@@ -1,11 +1,13 @@
 """Verify a published log over HTTP, in numbered steps: what everybody can check who has no copy of the ledger.
 
-(1)  Fetch the checkpoint and check who signed it, with the pinned keys, else with those that the server names.
+(1)  Fetch the checkpoint and check who signed it, with the pinned keys, else with those that the server names; where
+     the policy asks for witnesses, also the newest one that they cosigned, which a busy log has signed beyond.
 (2)  Fetch the hashes at the right edge of every tile level: they must lead to the signed root.
 (3)  Go down level by level: the root of every tile must be the hash that the tile above it, authentic by now, has.
 (4)  Fetch the entry bundles, where they may be had: every leaf must have the hash in its tile.
 (5)  Follow the leaves as in a ledger: known version and kind, time, each organization's chain.
-(6)  Compare with an earlier checkpoint, if there is one: its root must be the tree's at its size.
+(6)  Compare with what was cosigned, and with an earlier checkpoint if there is one: each root must be the tree's at
+     its size.
 
 Bodies and control documents are not published: what is in them is not checked, and the report says so.
 """
@@ -106,6 +108,21 @@ class _Tree:
         return self.levels[level + 1][number * HASH_SIZE : (number + 1) * HASH_SIZE]
 
 
+@dataclass(slots=True)
+class _Before:
+    """A head that the log must go on from.
+
+    Attributes:
+        head: what was signed.
+        what: how the report calls it.
+        tile: authentic hashes of the leaves around its end.
+    """
+
+    head: Checkpoint
+    what: str
+    tile: bytes = b""
+
+
 class RemoteVerification:
     """One run over one log."""
 
@@ -118,25 +135,27 @@ class RemoteVerification:
         self._name = ""
         self._chains = ChainChecker({})
         self._reads_entries = True
-        self._kept_tile = b""
+        self._cosigned: Opened | None = None
 
     def run(self) -> ShardReport:
         """Return what was found."""
-        # (1): what was signed, by whom
+        # (1): what was signed, by whom; what was cosigned first, since the log goes on meanwhile
+        cosigned = self._fetch_cosigned()
         encoded = self._fetch("checkpoint", MAX_NOTE_BYTES)
         opened = self._open(encoded)
         if opened is None:
             return self._report(None, encoded)
         head = opened.checkpoint
         self._name = head.origin
-        earlier = self._open_earlier(head)
+        before = [*self._open_earlier(head), *self._open_cosigned(opened, cosigned)]
         # (2), (3): whether the tiles lead to the signed root
         tree = self._read_levels(head)
         if tree is not None:
             # (4), (5): the leaves
-            self._check_leaves(tree, earlier)
+            self._check_leaves(tree, before)
             # (6): what was signed before
-            self._compare(tree, earlier)
+            for each in before:
+                self._compare(tree, each)
         return self._report(opened, encoded)
 
     def _open(self, encoded: bytes) -> Opened | None:
@@ -150,16 +169,46 @@ class RemoteVerification:
         if not 0 < head.size <= MAX_LEAVES:
             self._say(Verdict.UNVERIFIABLE, f"it is the head of {head.size} records", "checkpoint")
             return None
-        if not opened.quorum_met:
-            reason = f"the witnesses of {self._policy.quorum}, which the policy asks for, have not cosigned this head"
-            remedy = "They cosign every minute or so: run it again, and ask the operator if it stays."
-            self._say(Verdict.UNVERIFIABLE, reason, "checkpoint", remedy=remedy)
         return opened
 
-    def _open_earlier(self, head: Checkpoint) -> Checkpoint | None:
+    def _fetch_cosigned(self) -> bytes | None:
+        """Return the newest checkpoint that witnesses cosigned; None where none is asked for, or there is none."""
+        if not self._policy.needs_witnesses:
+            return None
+        try:
+            return self._client.get("witnessed", MAX_NOTE_BYTES)
+        except Refused:
+            return None
+
+    def _open_cosigned(self, opened: Opened, encoded: bytes | None) -> list[_Before]:
+        """Note what a quorum has cosigned; return it where it is not the newest head itself."""
+        if opened.quorum_met:
+            self._cosigned = opened
+            return []
+        try:
+            cosigned = None if encoded is None else policies.open_checkpoint(encoded, self._policy)
+        except FormatError as error:
+            self._say(Verdict.BAD_SIGNATURE, f"{error}", "witnessed")
+            return []
+        if cosigned is None or not cosigned.quorum_met or cosigned.checkpoint.origin != opened.checkpoint.origin:
+            reason = f"the witnesses of {self._policy.quorum}, which the policy asks for, have not cosigned this log"
+            remedy = "They cosign every minute or so: run it again, and ask the operator if it stays."
+            self._say(Verdict.UNVERIFIABLE, reason, "checkpoint", remedy=remedy)
+            return []
+        self._cosigned = cosigned
+        return self._precedes(cosigned.checkpoint, opened.checkpoint, "the cosigned checkpoint")
+
+    def _precedes(self, before: Checkpoint, head: Checkpoint, what: str) -> list[_Before]:
+        if before.size <= head.size:
+            return [_Before(before, what)]
+        reason = f"a head of {before.size} records was signed before, and this one has {head.size}"
+        self._find(Verdict.ROLLBACK, reason, "checkpoint", head.size, before.size - 1)
+        return []
+
+    def _open_earlier(self, head: Checkpoint) -> list[_Before]:
         """Return the head that the reader archived, if this one can be compared with it."""
         if self._options.earlier is None:
-            return None
+            return []
         try:
             earlier = policies.open_checkpoint(self._options.earlier, self._policy).checkpoint
         except FormatError as error:
@@ -174,11 +223,7 @@ class RemoteVerification:
                 code="bad_checkpoint",
                 remedy="Give one of this log.",
             )
-        if earlier.size > head.size:
-            reason = f"a head of {earlier.size} records was signed before, and this one has {head.size}"
-            self._find(Verdict.ROLLBACK, reason, "checkpoint", head.size, earlier.size - 1)
-            return None
-        return earlier
+        return self._precedes(earlier, head, "the earlier checkpoint")
 
     def _read_levels(self, head: Checkpoint) -> _Tree | None:
         """Return the authentic hashes of all levels above the leaves; None if nothing leads to the root."""
@@ -223,13 +268,14 @@ class RemoteVerification:
         self._find(Verdict.ROOT_MISMATCH, reason, Tile(level, number).path, first, first + leaves - 1)
         return _UNKNOWN_TILE
 
-    def _check_leaves(self, tree: _Tree, earlier: Checkpoint | None) -> None:
+    def _check_leaves(self, tree: _Tree, before: list[_Before]) -> None:
         count = -(-tree.size // FULL_WIDTH)
         for number in range(count):
             item = Tile(0, number, min(FULL_WIDTH, tree.size - number * FULL_WIDTH))
             hashes = self._descend(tree, 0, number) if item.is_full else tree.edge
-            if earlier is not None and earlier.size // FULL_WIDTH == number:
-                self._kept_tile = b"" if hashes == _UNKNOWN_TILE else hashes
+            for each in before:
+                if each.head.size // FULL_WIDTH == number:
+                    each.tile = b"" if hashes == _UNKNOWN_TILE else hashes
             if self._reads_entries:
                 self._check_bundle(item, split_hashes(hashes))
             self._options.progress(self._name, "leaves", number + 1, count)
@@ -276,28 +322,29 @@ class RemoteVerification:
             return None
         return entries
 
-    def _compare(self, tree: _Tree, earlier: Checkpoint | None) -> None:
+    def _compare(self, tree: _Tree, before: _Before) -> None:
         """See whether the tree had the root that was signed before."""
-        if earlier is None or not earlier.size:
+        size = before.head.size
+        if not size:
             return
 
         def read(level: int, first: int, count: int) -> bytes:
             if level:
                 return tree.levels[level][first * HASH_SIZE : (first + count) * HASH_SIZE]
             begin = first % FULL_WIDTH * HASH_SIZE
-            return self._kept_tile[begin : begin + count * HASH_SIZE]
+            return before.tile[begin : begin + count * HASH_SIZE]
 
         try:
-            root = merkle.root_from(read, earlier.size)
+            root = merkle.root_from(read, size)
         except ProofError:
-            reason = "the tiles under the earlier checkpoint are not authentic, so that it cannot be compared"
+            reason = f"the tiles under {before.what} are not authentic, so that it cannot be compared"
             self._say(Verdict.UNVERIFIABLE, reason, "checkpoint")
             return
-        if root != earlier.root:
-            reason = f"the head of {earlier.size} records that was signed before has another root than this tree"
-            self._find(Verdict.FORK, reason, "checkpoint", 0, earlier.size - 1)
+        if root != before.head.root:
+            reason = f"{before.what} of {size} records has another root than this tree"
+            self._find(Verdict.FORK, reason, "checkpoint", 0, size - 1)
         else:
-            self._notes.append(f"it continues the earlier checkpoint of {earlier.size} records")
+            self._notes.append(f"it continues {before.what} of {size} records")
 
     def _hashes(self, item: Tile) -> bytes:
         """Return a tile as the server has it; nothing if it has none, or one of another length."""
@@ -343,15 +390,15 @@ class RemoteVerification:
             findings=self._findings.kept,
             findings_total=self._findings.total,
             notes=self._notes,
-            witnessed=self._witnessed(opened),
+            witnessed=self._witnessed(),
         )
 
-    def _witnessed(self, opened: Opened | None) -> Witnessed | None:
+    def _witnessed(self) -> Witnessed | None:
         """Return what the witnesses have seen whom the reader trusts, rather than the server names."""
-        trusted = self._options.policy
-        if opened is None or trusted is None or not trusted.needs_witnesses or opened.quorum_time is None:
+        trusted, cosigned = self._options.policy, self._cosigned
+        if trusted is None or not trusted.needs_witnesses or cosigned is None or cosigned.quorum_time is None:
             return None
-        return Witnessed(opened.checkpoint.size, opened.quorum_time)
+        return Witnessed(cosigned.checkpoint.size, cosigned.quorum_time)
 
 
 def _published_policy(client: LogClient) -> Policy:

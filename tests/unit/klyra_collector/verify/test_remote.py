@@ -262,6 +262,39 @@ class TestBroken:
         (folder / "policy").write_text(render(trusted))
         assert not site.verify(policy=None).is_witnessed
 
+    def witnessing(self, size: int, time: int = 1_771_000_000) -> tuple[Policy, bytes]:
+        """Return a policy with a witness, and a head of some size that the witness cosigned."""
+        cosigner = SigningKey.from_seed("witness.test/w1", b"\x0b" * 32, ALGORITHM_COSIGNATURE)
+        signed = large_ledger(size).checkpoint(size)
+        text = signed.decode().rpartition("\n\n")[0] + "\n"
+        policy = Policy(PINNED.logs, {"w1": Witness(cosigner.verifying_key)}, {}, "w1")
+        return policy, note.append_lines(signed, [cosigner.signature_line(text, time)])
+
+    def test_what_was_cosigned_may_lie_behind_the_newest_head(self, site: Site) -> None:
+        """A busy log signs each second and is cosigned each minute: it must go on from there."""
+        policy, cosigned = self.witnessing(SIZE - 5)
+        (site.root / "log/witnessed").write_bytes(cosigned)
+        report = site.verify(policy=policy)
+        assert report.exit_status == 0
+        assert report.shards[0].witnessed == Witnessed(SIZE - 5, 1_771_000_000)
+
+    def test_a_newest_head_that_does_not_go_on_from_there_is_a_fork(self, site: Site) -> None:
+        """Whoever signed it, another history was shown to the witnesses."""
+        policy, _ = self.witnessing(SIZE - 5)
+        cosigner = SigningKey.from_seed("witness.test/w1", b"\x0b" * 32, ALGORITHM_COSIGNATURE)
+        other = Checkpoint(ORIGIN, 300, b"\x01" * 32)
+        signed = checkpoint.sign(other, signing_key())
+        (site.root / "log/witnessed").write_bytes(note.append_lines(signed, [cosigner.signature_line(other.text(), 5)]))
+        assert verdicts(site.verify(policy=policy)) == {Verdict.FORK: 300}
+        larger = Checkpoint(ORIGIN, SIZE + 3, b"\x01" * 32)
+        signed = checkpoint.sign(larger, signing_key())
+        (site.root / "log/witnessed").write_bytes(
+            note.append_lines(signed, [cosigner.signature_line(larger.text(), 5)])
+        )
+        assert verdicts(site.verify(policy=policy)) == {Verdict.ROLLBACK: 3}
+        (site.root / "log/witnessed").write_bytes(signed.replace(b"A", b"B"))
+        assert verdicts(site.verify(policy=policy)) == {Verdict.BAD_SIGNATURE: 1}
+
     @pytest.mark.parametrize("size", [0, 1 << 33])
     def test_a_head_of_an_impossible_size_is_not_followed(self, tmp_path: Path, size: int) -> None:
         """It would take memory and time from whoever believes it."""
