@@ -191,7 +191,9 @@ class RetentionFacts:
         return None
 
     def held(self, log: str, org_ref: bytes) -> Ranges:
-        """Return what the newest EXPIRY of an organization calls held."""
+        """Return what the newest EXPIRY of an organization calls held; nothing once no hold is in force."""
+        if all(state.released for state in self._holds_of.get(org_ref, ())):
+            return ()
         named = self._kept.get((log, org_ref), _NOTHING).named
         return named[-1].held if named else ()
 
