@@ -8,6 +8,7 @@ leaves an older checkpoint public, which stays true.
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from klyra_audit.format.checkpoint import Checkpoint
@@ -21,10 +22,10 @@ from klyra_collector.errors import (
     LedgerRolledBack,
 )
 from klyra_collector.seal.cell import open_cell
+from klyra_collector.seal.reader import shard_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from klyra_collector.seal.cell import Cell
     from klyra_collector.seal.durable import Disk
@@ -87,7 +88,7 @@ class CellGuard:
                 remedy="Give each collector a cell of its own in ledger.cell.",
                 code="cell_foreign",
             )
-        if name not in _settled(shards):
+        if not _is_settled(name, shards):
             self._refuse_newer(head, ShardDirectory(self._folder / name))
 
     def move(self, encoded: bytes) -> None:
@@ -161,10 +162,13 @@ def guard_of(url: str | None, prefix: str, folder: Path, disk: Disk) -> CellGuar
     return CellGuard(open_cell(url), url.partition("?")[0], prefix, folder, disk)
 
 
-def _settled(shards: Sequence[ShardDirectory]) -> set[str]:
-    """Return the names of the shards that an operator went on from after a disaster."""
-    continued = max((position for position, shard in enumerate(shards) if shard.consent.exists()), default=0)
-    return {shard.root.name for shard in shards[:continued]}
+def _is_settled(name: str, shards: Sequence[ShardDirectory]) -> bool:
+    """Say whether an operator went on from a shard after a disaster, which may have taken it from this disk whole."""
+    try:
+        order = shard_order(Path(name))
+    except ValueError:
+        return False
+    return any(shard.consent.exists() and shard_order(shard.root) > order for shard in shards)
 
 
 def _parse(value: bytes) -> Checkpoint:

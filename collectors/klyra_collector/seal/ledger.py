@@ -21,7 +21,7 @@ from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen, Start
 from klyra_audit.format.sections import OPERATOR_REFERENCE
 from klyra_audit.timestamps import MICROSECONDS, day_of
 from klyra_collector.data_directory import ShardDirectory
-from klyra_collector.errors import CellConflict, CellUnreachable, Conflict, IntakeHalted, SignerFailed
+from klyra_collector.errors import CellConflict, CellUnreachable, Conflict, IntakeHalted, LedgerDamaged, SignerFailed
 from klyra_collector.seal.cell_guard import guard_of
 from klyra_collector.seal.clock import Clock, ClockGuard
 from klyra_collector.seal.closed import ClosedShard, EarlierShards, LeafFiles
@@ -522,7 +522,10 @@ class Ledger:
         with contextlib.closing(LedgerReader(self._data.ledger)) as reader:
             for shard in earlier:
                 if day_of(shard.last_us) >= self._recent.first_day:
-                    catch_up(self._recent, reader, self.identity.origin(shard.name), shard.size, tag_key)
+                    try:
+                        catch_up(self._recent, reader, self.identity.origin(shard.name), shard.size, tag_key)
+                    except LedgerDamaged as error:  # what cannot be read there is sealed again when it comes again
+                        _log.error("closed_shard_damaged", shard=shard.name, reason=str(error))
             catch_up(self._recent, reader, self.origin, self._state.size, tag_key)
 
     def _start(self) -> Start:

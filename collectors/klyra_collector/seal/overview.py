@@ -36,7 +36,7 @@ class ShardOverview:
         head: the newest checkpoint, as it stands there and not verified; None before the first.
         signed_us: when it was written, microseconds since 1970; None before the first.
         opened, closed: its SHARD records; None where there is none.
-        vkeys: verifier keys of the collector that it announces, in order.
+        vkeys: verifier keys that it announces for itself, in order.
         kept: names of the checkpoints that are kept for good.
     """
 
@@ -63,7 +63,7 @@ def overview(shard: ShardDirectory) -> ShardOverview:
         signed_us=int(shard.checkpoint.stat().st_mtime * MICROSECONDS) if shard.checkpoint.exists() else None,
         opened=roles.get("open"),
         closed=roles.get("close"),
-        vkeys=tuple(dict.fromkeys(_vkeys(controls))),
+        vkeys=tuple(dict.fromkeys(_vkeys(shard.root.name, controls))),
         kept=tuple(sorted(path.name for path in shard.checkpoints.glob("*") if not path.name.endswith(".new"))),
     )
 
@@ -93,7 +93,10 @@ def _committed(path: Path) -> int:
         return 0
 
 
-def _vkeys(documents: list[JsonObject]) -> Iterator[str]:
+def _vkeys(shard: str, documents: list[JsonObject]) -> Iterator[str]:
+    """Yield the keys that are named by the shard's origin; it repeats those of the shards before."""
     for document in documents:
         if document.get("type") == "key" and document["boot"] is None and document["org_ref"] is None:
-            yield document["vkey"]
+            vkey: str = document["vkey"]
+            if vkey.partition("+")[0].endswith(f"/{shard}"):
+                yield vkey

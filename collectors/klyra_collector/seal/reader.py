@@ -196,7 +196,10 @@ class _ShardReader:
             def day_at(index: int) -> int:
                 return day_of(Leaf.unpack(os.pread(file.fileno(), LEAF_SIZE, index * LEAF_SIZE)).ingest_us)
 
-            return bisect_left(range(committed), day, key=day_at)  # ingest times never decrease
+            try:
+                return bisect_left(range(committed), day, key=day_at)  # ingest times never decrease
+            except FormatError as error:
+                raise LedgerDamaged(f"{self._directory.leaves} is damaged: {error}.", remedy=_REMEDY) from error
 
     def _record(self, index: int, encoded: bytes) -> SealedRecord:
         try:

@@ -25,7 +25,9 @@ def catch_up(recent: RecentIds, reader: LedgerReader, origin: str, size: int, ta
     The shard's `state/committed` must say that it has `size` leaves.
     """
     shard = origin.rpartition("/")[2]
-    position = max(min(recent.covered(shard), size), reader.first_of_day(origin, recent.first_day))
+    position = min(recent.covered(shard), size)
+    if position < size:
+        position = max(position, reader.first_of_day(origin, recent.first_day))
     last_us = 0
     while position < size:
         records = reader.read(origin, position, _RECORDS_PER_READ)

@@ -328,6 +328,37 @@ class TestGoOn:
         leave(tmp_path, clock, cell=guard)
         assert read_consent(shard_of(tmp_path, "2026-2")).opened.previous_root == found.signed.head.root
 
+    def test_a_later_shard_that_only_the_cell_knows_is_left_behind_too(self, tmp_path, clock, sealed) -> None:
+        """When a restored image is a whole year old, the new shard stands behind the year that is lost."""
+        data = DataDirectory(tmp_path)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        url = f"file:{elsewhere / 'head'}"
+        older = tmp_path / "older"
+        shutil.copytree(data.ledger, older)
+        clock.is_synchronised = True
+        ledger = open_ledger(tmp_path, clock)
+        clock.pass_seconds(300 * 86_400)
+        ledger.commit([submission(records.record())])
+        ledger.close()
+        FileCell.at(url).compare_and_swap(None, shard_of(tmp_path, "2027").last_signed.read_bytes())
+        shutil.rmtree(data.ledger)
+        shutil.copytree(older, data.ledger)
+
+        def guard():
+            prefix = load_identity(data, Disk()).origin("")
+            return CellGuard(FileCell.at(url), url, prefix, data.ledger, Disk())
+
+        found = look(tmp_path, clock, guard())
+        assert (found.refusal.code, found.signed.head.origin.rpartition("/")[2]) == ("restored_image", "2027")
+        assert leave(tmp_path, clock, cell=guard()) == "2027-2"
+        guard().check((shard_of(tmp_path, "2026"), shard_of(tmp_path, "2027-2")))
+        ledger = open_ledger(tmp_path, clock)
+        ledger.close()
+        opened, start = read_shard(tmp_path, "2027-2")[:2]
+        assert opened.control["previous_origin"].endswith("/2027")
+        assert start.control["recovered"]["cut"] == found.signed.head.size
+
 
 class TestConsent:
     """It must be given, and it is durable before anything else."""

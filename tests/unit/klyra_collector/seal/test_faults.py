@@ -201,6 +201,27 @@ def test_a_crash_after_a_write_loses_nothing(tmp_path, step, path, moment, at) -
     life.check()
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("moment", "error"), [("before", DiskFullError), ("after", DiskBrokenError), ("after", Killed)]
+)
+def test_every_single_write_of_a_life(tmp_path_factory, moment, error) -> None:
+    """Not the first of each kind only: each of the hundreds of writes fails once, or is the last of its process."""
+    sound = Life(tmp_path_factory.mktemp("sound"), FaultyDisk())
+    sound.run()
+    places: dict[str, int] = {}
+    for step, _ in sound.disk.steps:
+        at = places[step] = places.get(step, -1) + 1
+        life = Life(tmp_path_factory.mktemp("life"), FaultyDisk())
+        life.disk.fault = Fault(step, moment, at, error=error)
+        with contextlib.suppress(error, IntakeHalted):
+            life.run()
+        if error is Killed and hasattr(life, "ledger") and life.disk.fault.struck:
+            crash(life.ledger)
+        life.continue_after()
+        life.check()
+
+
 class TestTorn:
     """Power loss leaves any number of bytes of what was not yet synced."""
 
