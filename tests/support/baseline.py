@@ -26,14 +26,16 @@ STEP_DAYS = 3
 class Baseline:
     """Builds the ledger day by day."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, last_day: int = LAST_DAY, erase: bool = True) -> None:
+        self._last_day = last_day
+        self._erase = erase
         self.forge = Forge.opened("2025", FIRST_DAY * DAY_US + 12 * HOUR_US, RETENTION)
         self.signed = self.forge.add_emitter(ForgedEmitter("moderation-1", boot_id(1), 0), ENTERPRISE)
         self.unsigned = self.forge.add_emitter(ForgedEmitter("worker-1", boot_id(2), 0, has_key=False), BUSINESS)
 
     def build(self) -> Forge:
         """Live through all days and return the ledger, published at the end."""
-        for day in range(FIRST_DAY, LAST_DAY + 1, STEP_DAYS):
+        for day in range(FIRST_DAY, self._last_day + 1, STEP_DAYS):
             self._advance(day)
             self._tell(day)
             self.forge.expire()
@@ -60,11 +62,11 @@ class Baseline:
             forge.extend(newest, STARTUP, [records[min(records) + 8], records[min(records) + 9]], 60)
         if number == 16:
             forge.release("hold_2")
-        if number == 18:
+        if number == 18 and self._erase:
             old = forge.shards[0]
             bodies = [body.index for frames in old.bodies.values() for body in frames if body.sections.target]
             old.erase(ENTERPRISE, actor=bodies[:2], target=bodies[:1], into=newest)
-        if number == 20:
+        if number == 20 and self._erase:
             about = [body.index for frames in newest.bodies.values() for body in frames if body.sections.target]
             own = [index for index in about if index in newest.records_of(ENTERPRISE).values()]
             newest.erase(ENTERPRISE, actor=own[2:4], target=own[2:4], into=newest)

@@ -119,7 +119,7 @@ class ListedCopy:
         assert parts is not None
         self.change(place, sections=parts._replace(**{name: section}))
 
-    def retell(self, place: int, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    def retell(self, place: int, name: str, change: Callable[[dict[str, Any]], object], *, show: bool = True) -> None:
         """Change what a section says, and what the document shows of it: a careful forger without the ledger."""
         parts = self.listed[place].sections
         assert parts is not None
@@ -128,7 +128,8 @@ class ListedCopy:
         change(content)
         encoded = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
         self.change_section(place, name, Opened(section.salt, encoded))
-        self.show_again(place)
+        if show:
+            self.show_again(place)
 
     def show_again(self, place: int) -> None:
         """Make what a document shows fit its sections again."""

@@ -21,7 +21,7 @@ from klyra_audit.format import control, frame, merkle, note, policy, sections
 from klyra_audit.format.batch import BatchNote, Evidence
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.control import ControlDocument
-from klyra_audit.format.frame import BodyFrame
+from klyra_audit.format.frame import BlobFrame, BodyFrame
 from klyra_audit.format.heads import Head, HeadsTree
 from klyra_audit.format.keys import ALGORITHM_COSIGNATURE, ALGORITHM_ML_DSA_44, SigningKey
 from klyra_audit.format.leaf import Flag, Kind, Leaf
@@ -97,12 +97,14 @@ class ForgedShard(LedgerBuilder):
         files: signed notes by their path below the shard's folder, as they stand at the end.
         witnesses: who cosigns.
         held: bodies that a hold keeps past their day.
+        held_blobs: quarantined bytes likewise.
     """
 
     signing_seeds: list[bytes] = field(default_factory=lambda: [seed_of("collector")])
     files: dict[str, bytes] = field(default_factory=dict)
     witnesses: tuple[ForgedWitness, ...] = WITNESSES
     held: list[BodyFrame] = field(default_factory=list)
+    held_blobs: list[BlobFrame] = field(default_factory=list)
     next_ordinal: int = 1
     _heads: dict[bytes, Head] = field(default_factory=dict)
 
@@ -172,28 +174,28 @@ class ForgedShard(LedgerBuilder):
         self.next_ordinal += 1
         return self.next_ordinal - 1
 
+    def seal_key(self, key: control.Key, organization_id: str) -> control.Key:
+        """Seal a KEY record, and return what it says."""
+        self.seal(key, organization_id)
+        return key
+
     def collector_key(self, *, revoked_after_seq: int | None = None, vkey: str | None = None) -> int:
         """Seal the KEY record of the collector's newest key, or of another one."""
         key = control.Key(self.ordinal(), COLLECTOR, None, vkey or self.vkey, None, revoked_after_seq)
         return self.seal(key)
 
-    def emitter_key(self, emitter: ForgedEmitter, organization_id: str, revoked_after_seq: int | None = None) -> int:
+    def emitter_key(self, emitter: ForgedEmitter, organization_id: str) -> control.Key:
         """Seal the KEY record of an emitter's key."""
         owner = self.reference(organization_id)
-        key = control.Key(self.ordinal(), emitter.emitter_id, None, emitter.vkey, owner, revoked_after_seq)
-        return self.seal(key, organization_id)
+        key = control.Key(self.ordinal(), emitter.emitter_id, None, emitter.vkey, owner)
+        return self.seal_key(key, organization_id)
 
-    def boot(self, emitter: ForgedEmitter, organization_id: str) -> int:
+    def boot(self, emitter: ForgedEmitter, organization_id: str) -> control.Key:
         """Seal the KEY record of an emitter's boot, which leaves name by its ordinal."""
         emitter.ordinal = self.ordinal()
-        return self.announce_boot(emitter, organization_id)
-
-    def announce_boot(self, emitter: ForgedEmitter, organization_id: str) -> int:
-        """Seal the KEY record of a boot under the ordinal it has already."""
         owner = self.reference(organization_id)
-        return self.seal(
-            control.Key(emitter.ordinal, emitter.emitter_id, emitter.boot, emitter.vkey, owner), organization_id
-        )
+        key = control.Key(emitter.ordinal, emitter.emitter_id, emitter.boot, emitter.vkey, owner)
+        return self.seal_key(key, organization_id)
 
     def batch(
         self,
@@ -296,8 +298,13 @@ class ForgedShard(LedgerBuilder):
         gone = set(indexes)
         for frames in (*self.bodies.values(), self.held):
             frames[:] = [body for body in frames if body.index not in gone]
-        for blobs in self.quarantined.values():
+        for blobs in (*self.quarantined.values(), self.held_blobs):
             blobs[:] = [blob for blob in blobs if blob.index not in gone]
+
+    def blob_of(self, index: int) -> list[BlobFrame]:
+        """Return the quarantined bytes of a record, nothing for an event."""
+        lists = (*self.quarantined.values(), self.held_blobs)
+        return [blob for blobs in lists for blob in blobs if blob.index == index]
 
     def erase(
         self, organization_id: str, actor: Iterable[int] = (), target: Iterable[int] = (), *, into: ForgedShard
@@ -423,6 +430,9 @@ class ForgedShard(LedgerBuilder):
             put(shard / name, encoded)
         if self.held:
             put(shard / "bodies" / HELD / "frames", b"".join(map(frame.encode_body, self.held)))
+        if self.held_blobs:
+            path = root / "quarantine" / HELD / f"{self.shard}.frames"
+            put(path, b"".join(map(frame.encode_blob, self.held_blobs)))
         return root
 
 
@@ -434,7 +444,8 @@ class Forge:
     witnesses: tuple[ForgedWitness, ...] = WITNESSES
     holds: list[control.Hold] = field(default_factory=list)
     extensions: list[tuple[str, control.Extend]] = field(default_factory=list)
-    emitters: list[tuple[ForgedEmitter, str]] = field(default_factory=list)
+    emitters: list[ForgedEmitter] = field(default_factory=list)
+    keys: list[tuple[control.Key, str]] = field(default_factory=list)
 
     @classmethod
     def opened(cls, shard: str, now_us: int, retention: dict[str, int]) -> Forge:
@@ -477,8 +488,8 @@ class Forge:
         new.seal(control.SchemaRecord(SCHEMA_ID, bytes.fromhex("ab" * 32)))
         for organization_id, days in new.retention.items():
             new.policy(organization_id, days)
-        for emitter, organization_id in self.emitters:
-            new.announce_boot(emitter, organization_id)
+        for key, organization_id in self.keys:
+            new.seal_key(key, organization_id)
         for hold in self.holds:
             new.seal(hold, self._name_of(hold.org_ref))
         self.shards.append(new)
@@ -486,10 +497,10 @@ class Forge:
 
     def add_emitter(self, emitter: ForgedEmitter, organization_id: str) -> ForgedEmitter:
         """Announce an emitter's boot, and its key if it has one."""
-        if emitter.has_key and emitter.emitter_id not in {known.emitter_id for known, _ in self.emitters}:
-            self.newest.emitter_key(emitter, organization_id)
-        self.newest.boot(emitter, organization_id)
-        self.emitters.append((emitter, organization_id))
+        if emitter.has_key and emitter.emitter_id not in {known.emitter_id for known in self.emitters}:
+            self.keys.append((self.newest.emitter_key(emitter, organization_id), organization_id))
+        self.keys.append((self.newest.boot(emitter, organization_id), organization_id))
+        self.emitters.append(emitter)
         return emitter
 
     def hold(self, hold_id: str, organization_id: str, from_us: int, to_us: int | None) -> int:
@@ -621,10 +632,15 @@ class Due:
         """Move and delete bodies."""
         later = [(day, shard.frame_of(index)) for index, day in self.moved.items()]
         held = [shard.frame_of(index) for index in self.newly_held]
+        held_blobs = [blob for index in self.newly_held for blob in shard.blob_of(index)]
+        later_blobs = [(day, blob) for index, day in self.moved.items() for blob in shard.blob_of(index)]
         shard.drop_bodies((*self.gone, *self.moved, *self.newly_held))
         shard.held += held
+        shard.held_blobs += held_blobs
         for day, body in later:
             shard.bodies.setdefault(day, []).append(body)
+        for day, blob in later_blobs:
+            shard.quarantined.setdefault(day, []).append(blob)
         for day in [day for day, frames in shard.bodies.items() if not frames]:
             del shard.bodies[day]
         for day in [day for day, blobs in shard.quarantined.items() if not blobs]:

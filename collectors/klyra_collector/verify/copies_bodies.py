@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Self
 
 from klyra_audit.format.frame import BodyFrame
-from klyra_collector.verify.files import NoFile, RegularFile, Unreadable, open_if_readable
+from klyra_collector.verify.files import Unreadable, open_if_readable
 from klyra_collector.verify.walk import BodyWalker
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class BodiesByIndex:
         self._paths = list(paths)
         self._numbers = array("I", bytes(4 * size))  # of the file, from 1
         self._offsets = array("Q", bytes(8 * size))
-        self._open: OrderedDict[int, tuple[RegularFile | NoFile, BodyWalker]] = OrderedDict()
+        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         for number, path in enumerate(self._paths, 1):
             self._look_through(number, path)
 
@@ -39,17 +39,15 @@ class BodiesByIndex:
         number = self._numbers[index]
         if not number:
             return None
-        offset = self._offsets[index]
         try:
-            _, _, item = next(self._walker(number).walk(offset, offset + 1), (0, 0, None))
+            return self._opened(number).read(self._offsets[index])
         except Unreadable:
             return None
-        return item if isinstance(item, BodyFrame) else None
 
     def close(self) -> None:
         """Close the files."""
         while self._open:
-            self._open.popitem()[1][0].close()
+            self._open.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,12 +65,32 @@ class BodiesByIndex:
         except Unreadable:  # what stands behind the place that cannot be read is not found
             return
 
-    def _walker(self, number: int) -> BodyWalker:
+    def _opened(self, number: int) -> _OpenFile:
         if number in self._open:
             self._open.move_to_end(number)
         else:
-            file = open_if_readable(self._paths[number - 1])
-            self._open[number] = file, BodyWalker(file)
+            self._open[number] = _OpenFile(self._paths[number - 1])
             if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1][0].close()
-        return self._open[number][1]
+                self._open.popitem(last=False)[1].close()
+        return self._open[number]
+
+
+class _OpenFile:
+    """A file of bodies, read mostly forward; whoever goes back begins with a new buffer."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_if_readable(path)
+        self._walker = BodyWalker(self._file)
+        self._reached = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read(self, offset: int) -> BodyFrame | None:
+        """Return the body that begins at an offset, None if none does any more."""
+        if offset < self._reached:
+            self._walker = BodyWalker(self._file)
+        self._reached = offset
+        _, _, item = next(self._walker.walk(offset, offset + 1), (0, 0, None))
+        return item if isinstance(item, BodyFrame) else None

@@ -28,6 +28,10 @@ _ERASABLE: Final[tuple[SectionName, ...]] = ("actor", "target")
 
 Names = frozenset["SectionName"]
 
+_ERASED_MEANWHILE: Final = Problem(
+    Verdict.UNVERIFIABLE, "the ledger has erased a section of it that the copy, which is behind, still shows"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Content:
@@ -74,13 +78,13 @@ class DocumentChecker:
             return [Problem(Verdict.ALTERED, "the leaf kept with it is not the one that stands at its index")]
         try:
             content = _from_document(document.sections, leaf) if document.sections else _from_ledger(body, leaf)
-            shown = self._match(document, content)
+            shown = self._match(document, content, leaf, retention)
             self._check_organization(document, content, leaf)
         except _Wrong as error:
             return [error.problem]
         return list(_judge_erased(shown, content, leaf, retention))
 
-    def _match(self, document: CopyDocument, content: _Content) -> Names:
+    def _match(self, document: CopyDocument, content: _Content, leaf: Leaf, retention: Retention) -> Names:
         """Return which sections the document's fields lack; they must be what is left of the content otherwise."""
         if document.sections is not None:
             expected = self._expected(content.parts)
@@ -91,7 +95,9 @@ class DocumentChecker:
             if _same(self._expected(_without(content.parts, missing)), document.fields):
                 return content.erased.union(missing)
         expected = self._expected(content.parts)
-        self._refuse_revealed(expected, document.fields, content.erased)
+        revealed = self._revealed(expected, document.fields, content.erased)
+        if revealed is not None:
+            raise _Wrong(*(retention.unredacted(leaf, revealed) or _ERASED_MEANWHILE))
         _compare(expected, document.fields)
         raise AssertionError  # two field sets that differ have a difference
 
@@ -101,11 +107,13 @@ class DocumentChecker:
         except (FormatError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _Wrong(Verdict.ALTERED, f"its sections are those of no entry ({type(error).__name__})") from error
 
-    def _refuse_revealed(self, expected: Fields, fields: Fields, erased: Names) -> None:
+    def _revealed(self, expected: Fields, fields: Fields, erased: Names) -> SectionName | None:
+        """Return a section of which a document shows something, though nothing is left of it in the ledger."""
         for section in sorted(erased):
-            for name in self._reader.personal.get(section, ()):
-                if expected.get(name) is None and fields.get(name) is not None:
-                    raise _Wrong(Verdict.NOT_ERASED, f"it shows {name}, which was erased with the {section} section")
+            names = self._reader.personal.get(section, ())
+            if any(expected.get(name) is None and fields.get(name) is not None for name in names):
+                return section
+        return None
 
     def _check_organization(self, document: CopyDocument, content: _Content, leaf: Leaf) -> None:
         organization_id = _organization_of(sections.join(content.parts))
