@@ -105,17 +105,22 @@ class ExpiryTask:
                 continue
 
     async def step(self) -> None:
-        """Run once, and say how old what is left is."""
+        """Run once, and say how old what is left is, whether or not it could run."""
         try:
-            expired = await self._in_pieces(self._expiry.run())
-            self._note(expired)
+            self._note(await self._in_pieces(self._expiry.run()))
+        except (KlyraError, OSError) as error:
+            self._refused(error)
+        try:
             self._observer.oldest_entries(await self._in_pieces(self._expiry.oldest()))
         except (KlyraError, OSError) as error:
-            code = error.code if isinstance(error, KlyraError) else "disk_failed"
-            self._observer.expiry_refused(code)
-            if str(error) != self._problem:
-                _log.error("expiry_refused", code=code, reason=str(error))
-            self._problem = str(error)
+            self._refused(error)
+
+    def _refused(self, error: KlyraError | OSError) -> None:
+        code = error.code if isinstance(error, KlyraError) else "disk_failed"
+        self._observer.expiry_refused(code)
+        if str(error) != self._problem:
+            _log.error("expiry_refused", code=code, reason=str(error))
+        self._problem = str(error)
 
     def _note(self, expired: Expired) -> None:
         self._observer.expired(expired)
