@@ -98,7 +98,9 @@ class BodyChecker:
 
     def agrees(self, organization_id: object, org_ref: bytes) -> bool:
         """Say whether an organization is known to be the one of an org_ref; cheap, and False proves nothing."""
-        return self._names.get(org_ref) == organization_id and organization_id is not None
+        if type(organization_id) is not str:
+            return False
+        return self._org_salt is None or self._names.get(org_ref) == organization_id
 
     def name(self, leaf: Leaf | None) -> str | None:
         """Return the organization behind a leaf, if a sound body has named it before."""

@@ -14,6 +14,7 @@ from klyra_collector.verify.emitters import EmitterKeys, EvidenceChecker
 from klyra_collector.verify.files import RegularFile, open_or_empty
 from klyra_collector.verify.layout import HELD
 from klyra_collector.verify.leaves import KINDS_WITH_BODY, MICROSECONDS_PER_DAY, HeadsRecords, HeadsSaid
+from klyra_collector.verify.proving import BodyProver
 from klyra_collector.verify.scan import LeafReader, known_leaf
 from klyra_collector.verify.verdicts import Problem, Verdict
 from klyra_collector.verify.walk import BlobWalker, BodyWalker, Damage
@@ -169,15 +170,31 @@ def scan_bodies(task: BodyTask) -> FrameReport:
         if report.begin is None:
             return report
         report.end = report.begin
-        for offset, end, item in walker.walk(report.begin, task.stop):
-            report.end = end
-            if isinstance(item, Damage):
-                report.damages.append((len(report.indexes), item))
-            elif item.index >= task.leaves.limit:
-                report.beyond.append((item.index, offset))
-            else:
-                _file_body(report, checker, item, offset, known_leaf(leaves.at(item.index)), task)
+        prover = BodyProver(file, leaves, checker, task.day, task.leaves.limit)
+        while True:
+            report.end = prover.prove(report.end, min(task.stop, file.size), report)
+            item = next(walker.walk(report.end, task.stop), None)
+            if item is None:
+                break
+            _judge_item(report, checker, item, leaves, task)
     return report
+
+
+def _judge_item(
+    report: FrameReport,
+    checker: BodyChecker,
+    item: tuple[int, int, BodyFrame | Damage],
+    leaves: LeafReader,
+    task: BodyTask,
+) -> None:
+    """Take in what was not proven to be ordinary: the next frame, or what stands where one should."""
+    offset, report.end, found = item
+    if isinstance(found, Damage):
+        report.damages.append((len(report.indexes), found))
+    elif found.index >= task.leaves.limit:
+        report.beyond.append((found.index, offset))
+    else:
+        _file_body(report, checker, found, offset, known_leaf(leaves.at(found.index)), task)
 
 
 def _file_body(
