@@ -122,11 +122,10 @@ def plan(
             yield from planner.add_due_on(day, day - 1 - days)
     for hold in facts.released(log):
         yield from planner.add_released(hold, after_day)
-    documents = [
-        document
-        for org_ref, due in planner.by_organization().items()
-        for document in _documents(log, org_ref, cutoff_day, facts.held(log, org_ref), due)
-    ]
+    documents: list[Expiry] = []
+    for org_ref, due in planner.by_organization().items():
+        documents += _documents(log, org_ref, cutoff_day, facts.held(log, org_ref), due)
+        yield
     return ExpiryPlan(log, cutoff_day, planner.due(), tuple(documents))
 
 
