@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from klyra_audit.format import policy as policies
 from klyra_audit.format import stored_zip
 from klyra_audit.format.control import Export
+from klyra_audit.format.keys import VerifyingKey
 from klyra_audit.format.leaf import Kind
+from klyra_audit.format.packet import MANIFEST, Manifest
 from klyra_audit.format.policy import LogLine, Policy
 from klyra_audit.format.stored_zip import StoredMember
 from klyra_audit.timestamps import day_of
@@ -67,8 +70,6 @@ class Sealed:
 
     def policy(self) -> Policy:
         """Return the policy that pins the ledger's key."""
-        from klyra_audit.format.keys import VerifyingKey
-
         return Policy((LogLine(VerifyingKey.parse(self.ledger.vkey)),))
 
     def request(self, organization_id: str = STARTUP.organization_id, **members: Any) -> PacketRequest:
@@ -154,11 +155,6 @@ def change(path: Path, name: str, by: Callable[[bytes], bytes]) -> Path:
 
 def restate(path: Path, **counts: int) -> Path:
     """Make the manifest agree with the members again, as somebody who cuts a packet would."""
-    import hashlib
-    from dataclasses import replace
-
-    from klyra_audit.format.packet import MANIFEST, Manifest
-
     content = members(path)
     manifest = Manifest.parse(content[MANIFEST])
     digests = {name: hashlib.sha256(content[name]).hexdigest() for name in manifest.members}

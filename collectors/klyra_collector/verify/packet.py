@@ -35,7 +35,7 @@ from klyra_collector.verify.packet_entries import EntriesVerification, RunFacts
 from klyra_collector.verify.packet_file import BadArchive, PacketFile
 from klyra_collector.verify.packet_run import RunVerification
 from klyra_collector.verify.packet_trust import Trust, Untrusted
-from klyra_collector.verify.report import Report, ShardReport
+from klyra_collector.verify.report import Report, ShardReport, Witnessed
 from klyra_collector.verify.retention import MICROSECONDS_PER_DAY, SECONDS_PER_DAY, QuorumTimes, Retention
 from klyra_collector.verify.verdicts import Finding, Problem, Verdict
 
@@ -50,16 +50,16 @@ _NUMBERED: Final = "records are numbered by org_seq, their place in the organiza
 
 
 def verify_packet(path: Path, options: Options) -> Report:
-    """Verify a packet; without `options.policy` nothing in it counts as checked.
+    """Verify a packet; whatever the file holds, what is wrong with it is a finding.
 
-    Whatever the file holds, what is wrong with it is a finding.
+    Without `options.policy` the packet's own is taken, which shows consistency and no more: pass `require_pinned`.
     """
     findings = Findings(options.limit_findings)
     name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
     runs: list[ShardReport] = []
     notes: list[str] = []
     try:
-        with PacketFile(path) as file:
+        with PacketFile(_real(path)) as file:
             verification = PacketVerification(file, options, findings)
             runs, notes = verification.run(), verification.notes
     except BadArchive as error:
@@ -72,9 +72,17 @@ def verify_packet(path: Path, options: Options) -> Report:
     return Report(
         target=os.fsencode(path).decode("utf-8", "backslashreplace"),
         pinned=options.policy is not None,
-        require_pinned=True,
+        require_pinned=options.require_pinned,
         shards=[own, *runs],
     )
+
+
+def _real(path: Path) -> Path:
+    """Follow links that the reader names; those that a packet might hold are never followed."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
 
 
 class PacketVerification:
@@ -299,6 +307,9 @@ def _report(run: RunVerification) -> ShardReport:
         size=None if opened is None else opened.checkpoint.size,
         root=None if opened is None else opened.checkpoint.root,
         key=None if opened is None else str(opened.key),
+        witnessed=None
+        if opened is None or not opened.quorum_time
+        else Witnessed(opened.checkpoint.size, opened.quorum_time),
         first_us=state.first_us,
         last_us=state.last_us,
         counts=findings.counts,
