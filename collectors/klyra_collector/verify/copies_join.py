@@ -10,7 +10,7 @@ from klyra_collector.verify.scan import known_leaf
 from klyra_collector.verify.verdicts import Finding, Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from klyra_audit.format.frame import BodyFrame
     from klyra_collector.verify.copies import CopyDocument, CopyReader
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from klyra_collector.verify.retention import Retention
     from klyra_collector.verify.scan import LeafReader
 
+_BETWEEN_PROGRESS: Final = 4096
 _UNSEEN: Final = 0
 _INTACT: Final = 1
 _FLAGGED: Final = 2
@@ -46,6 +47,7 @@ class Sealed:
         applied: how far the copy has got in all shards.
         retention: what may be gone and what must be, by the records that the copy has applied.
         day: the UTC day, since 1970, on which the copy is looked at.
+        progress: called with how many records were reached, and how many there are.
     """
 
     origin: str
@@ -55,6 +57,7 @@ class Sealed:
     applied: Place
     retention: Retention
     day: int
+    progress: Callable[[int, int], None]
 
 
 class CopyJoin:
@@ -76,8 +79,11 @@ class CopyJoin:
 
     def run(self) -> None:
         """Judge every document, then every entry without one, and count the entries that are as they should be."""
-        for document in self._reader.documents(self._sealed.origin):
+        for number, document in enumerate(self._reader.documents(self._sealed.origin)):
             self._take(document)
+            if number % _BETWEEN_PROGRESS == 0:
+                self._sealed.progress(min(document.index, self._cursor), self._cursor)
+        self._sealed.progress(self._cursor, self._cursor)
         self._look_for_missing()
 
     def _take(self, document: CopyDocument) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from klyra_collector.verify.copies_bodies import BodiesByIndex
@@ -133,6 +134,7 @@ class CopyVerification:
                 applied=self._applied,
                 retention=self._retention(shard),
                 day=self._around.day,
+                progress=partial(self._options.progress, f"{self._copy.name} {shard.folder.root.name}", "entries"),
             )
             CopyJoin(self._copy, sealed, self._checker, findings).run()
 

@@ -59,6 +59,7 @@ class Scene:
                 applied=Place(len(self.forge.shards) - 1, self.newest.size),
                 retention=Retention(facts, shard.origin),
                 day=LAST_DAY,
+                progress=lambda _done, _total: None,
             )
             assert sealed.applied >= Place(number, 0)
             CopyJoin(self.copy, sealed, checker, findings).run()

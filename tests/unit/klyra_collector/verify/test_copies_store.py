@@ -81,6 +81,13 @@ def test_ledger_and_store_are_reported_together(data, forge, verify) -> None:
     assert 0 < copied.counts[V.OK] < report.shards[1].counts[V.OK]  # control records have no entry
 
 
+def test_progress_ends_at_the_end(data, forge, verify) -> None:
+    """The reader sees how far it is, shard by shard."""
+    seen = {}
+    verify(data, progress=lambda shard, step, done, total: seen.update({(shard, step): (done, total)}))
+    assert seen["store.sqlite 2026", "entries"] == (forge.newest.size, forge.newest.size)
+
+
 def test_a_store_that_is_behind_is_verified_as_far_as_it_got(data, forge, verify) -> None:
     """The lag is told, and is nothing wrong."""
     rewind(data, forge.newest.origin, forge.newest.size - 4)
