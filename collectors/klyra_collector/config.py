@@ -18,6 +18,7 @@ from klyra_collector.data_directory import DataDirectory
 from klyra_collector.receive.body import MAX_INFLIGHT_BYTES, MAX_REQUEST_BYTES
 from klyra_collector.seal.recent import LEAST_DAYS
 from klyra_collector.seal.sealer import MAX_WAITING_BYTES
+from klyra_collector.secret_reference import is_reference
 
 DEFAULT_FILE = Path("klyra-audit.toml")
 DEFAULT_DATA = Path("klyra-data")
@@ -87,6 +88,13 @@ class LedgerSettings(_Section):
     outgoing_signer: str | None = None
     key_passphrase: str | None = None
     cell: str | None = None
+
+    @field_validator("key_passphrase")
+    @classmethod
+    def _refers(cls, value: str | None) -> str | None:
+        if value is not None and not is_reference(value):
+            raise ValueError("must be env:NAME or file:PATH, not the passphrase itself")
+        return value
 
 
 class CollectorSettings(_Section):

@@ -89,3 +89,14 @@ def test_another_store_is_refused_by_name(tmp_path) -> None:
 def test_ipv6_listeners_are_read() -> None:
     """Brackets belong to the notation, not to the host."""
     assert Listener(listen="[::1]:80").host == "::1"
+
+
+def test_a_passphrase_is_given_by_reference(monkeypatch) -> None:
+    """One as a value is refused without being repeated."""
+    monkeypatch.setenv("KLYRA_LEDGER__KEY_PASSPHRASE", "open sesame")
+    with pytest.raises(BadConfiguration) as caught:
+        Settings.load()
+    assert "ledger.key_passphrase" in str(caught.value)
+    assert "sesame" not in str(caught.value)
+    monkeypatch.setenv("KLYRA_LEDGER__KEY_PASSPHRASE", "env:LEDGER_PASSPHRASE")
+    assert Settings.load().ledger.key_passphrase == "env:LEDGER_PASSPHRASE"
