@@ -103,6 +103,10 @@ class EarlierShards:
     def __init__(self, shards: Iterable[ClosedShard] = ()) -> None:
         self.shards: list[ClosedShard] = list(shards)
 
+    def followed_by(self, shard: ClosedShard) -> EarlierShards:
+        """Return them with a shard that was closed after them, once, however often this is said."""
+        return EarlierShards((*(earlier for earlier in self.shards if earlier.name != shard.name), shard))
+
     @property
     def last_us(self) -> int:
         """Ingest time of their last leaf, 0 without any."""

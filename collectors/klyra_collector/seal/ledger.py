@@ -430,6 +430,13 @@ class Ledger:
         except OSError as error:
             self._halt(error)
             raise self._halt_error() from error
+        except (SignerFailed, CellUnreachable) as error:
+            raise IntakeHalted(
+                f"The closed shard's end is not signed yet: {error}",
+                remedy="Send it again; signing is tried again with it.",
+                retry_after=_RETRY_AFTER,
+                code=error.code,
+            ) from error
 
     def _close_shard(self, next_shard: str, ingest_us: int) -> None:
         """Seal the shard's last two records: HEADS, under which everyone's newest record stays provable, and SHARD."""
@@ -442,14 +449,21 @@ class Ledger:
         """Sign the closed shard's end and open the one it names. Every step may be repeated."""
         closed = self._state.closed
         assert closed is not None  # noqa: S101 - callers have looked
+        shard = ShardDirectory(self._data.ledger / closed.next_origin.rpartition("/")[2])
+        if self.identity.signing_key(shard.root.name).vkey != closed.next_vkey:
+            raise LedgerDamaged(
+                f"The key that {self.origin} names for the shard after it is not at hand: {closed.next_vkey}.",
+                remedy=f"Restore keys/{shard.root.name}.key from your backup, or name the key's signer again.",
+                code="secret_missing",
+            )
         self.sign()
         self.signer.keep(CLOSE, self._shard.checkpoint.read_bytes())
         ended = ClosedShard.of(self._shard.root.name, self._state)
         self._disk.replace(self._shard.sequences, ended.encode())
         opened = ShardOpen(self.origin, self._state.size, self._state.frontier.root(), REASON_YEAR)
         files = self._files
-        self.earlier = EarlierShards((*self.earlier.shards, ended))
-        self._enter(ShardDirectory(self._data.ledger / closed.next_origin.rpartition("/")[2]), opened)
+        self.earlier = self.earlier.followed_by(ended)
+        self._enter(shard, opened)
         files.close()
         self._seal_first_documents(ingest_us)
 

@@ -11,7 +11,7 @@ from klyra_audit.format.leaf import LEAF_SIZE, Kind
 from klyra_audit.format.note import VerifyingKey
 from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import DataDirectory, ShardDirectory
-from klyra_collector.errors import IntakeHalted, LedgerDamaged, LedgerRolledBack
+from klyra_collector.errors import IntakeHalted, LedgerDamaged, LedgerRolledBack, SignerFailed
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.shards import find_shards, year_of
 from klyra_collector.stages import ControlRecord, EmitterPosition, Status
@@ -379,6 +379,41 @@ class TestNothingFollowsAClose:
         with pytest.raises(LedgerRolledBack, match="were signed") as caught:
             open_ledger(tmp_path, clock)
         assert (caught.value.code, "ledger explain" in caught.value.remedy) == ("ledger_rolled_back", True)
+
+    def test_the_next_shard_is_opened_with_the_key_that_was_named_or_not_at_all(self, tmp_path, clock) -> None:
+        """When the key that the close record names is lost before the shard is opened, the start says so."""
+        disk = FaultyDisk()
+        ledger = open_ledger(tmp_path, clock, disk)
+        disk.fault = Fault("replace", "after", path="2026/checkpoints/close", error=Killed)
+        with pytest.raises(Killed):
+            turn(ledger, clock)
+        crash(ledger)
+        key = DataDirectory(tmp_path).keys / "2027.key"
+        kept = key.read_bytes()
+        key.unlink()
+        with pytest.raises(LedgerDamaged, match="not at hand") as caught:
+            open_ledger(tmp_path, clock)
+        assert (caught.value.code, "keys/2027.key" in caught.value.remedy) == ("secret_missing", True)
+        key.write_bytes(kept)
+        key.chmod(0o600)
+        open_ledger(tmp_path, clock).close()
+        assert kinds(tmp_path, "2027")[0] == Kind.SHARD
+
+    def test_a_signature_that_does_not_come_at_the_turn_is_waited_for(self, tmp_path, clock, monkeypatch) -> None:
+        """Once the shard is closed, nothing is acknowledged until its end is signed; then intake goes on."""
+        ledger = open_ledger(tmp_path, clock)
+        with monkeypatch.context() as hanging:
+
+            def fail(_unsigned) -> None:
+                raise SignerFailed("The signer hangs.", code="signer_hangs")
+
+            hanging.setattr(ledger.signer, "sign", fail)
+            with pytest.raises(IntakeHalted, match="not signed yet") as caught:
+                turn(ledger, clock)
+            assert (caught.value.code, bool(caught.value.remedy)) == ("signer_hangs", True)
+        turn(ledger, clock)
+        ledger.close()
+        check_turned(tmp_path)
 
     def test_a_consent_that_cannot_be_read_refuses(self, tmp_path, clock) -> None:
         """What an operator agreed to is not guessed."""
