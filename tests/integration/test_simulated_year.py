@@ -144,6 +144,30 @@ def test_short_plans_over_the_year_change(tmp_path) -> None:
         }
 
 
+def test_what_is_held_and_extended_verifies_at_each_step(tmp_path) -> None:
+    """Held, extended, released and moved bodies are OK wherever they lie, and EXPIRED_OK once they are gone."""
+    with ExpiringLedger(
+        tmp_path, SetClock(int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()) * MICROSECONDS)
+    ) as ledger:
+        ledger.event()
+        ledger.hold("hold_1", to_us=ledger.clock.wall)
+        ledger.clock.pass_seconds(60)
+        for _ in range(3):
+            ledger.event()
+        ledger.bad()
+        ledger.extend(3, 3, 90)
+        ledger.extend(6, 6, 60)
+        for day in range(100):
+            ledger.pass_days(1)
+            ledger.run()
+            if day == 50:
+                ledger.release("hold_1")
+            if day in (29, 30, 31, 45, 51, 61, 91, 99):
+                report = verify_target(tmp_path, Options())
+                assert report.exit_status == 0, report
+        assert ledger.files() == []
+
+
 @pytest.mark.soak
 def test_the_plans_as_they_are_sold_through_400_days(tmp_path) -> None:
     """30, 90 and 365 days, each day looked at, over a year change, until entries of every plan have gone."""
