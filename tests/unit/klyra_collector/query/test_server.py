@@ -60,7 +60,9 @@ class TestServer:
         assert_problem(httpx.get(f"{fresh.url}/readyz"), 503, "registry_unavailable")
         assert httpx.get(f"{fresh.url}/healthz").status_code == 200
 
-    @pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/audit-logs/", "/v1/audit-logs/log_1/history", "/README.md"])
+    @pytest.mark.parametrize(
+        "path", ["/nothing", "/v1", "/v1/audit-logs/", "/v1/audit-logs/log_1/history", "/README.md"]
+    )
     def test_unknown_addresses(self, client: httpx.Client, path: str) -> None:
         """An address that does not exist is a problem too."""
         assert_problem(client.get(path), 404, "unknown_address")
