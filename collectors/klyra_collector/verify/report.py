@@ -77,6 +77,11 @@ class ShardReport:
     notes: Sequence[str] = ()
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is about a copy of a shard's entries, which has a size and no head of its own."""
+        return self.size is not None and self.root is None
+
+    @property
     def verdict(self) -> Verdict:
         """The gravest verdict; OK only when at least one record is."""
         return next((verdict for verdict in GRAVITY if self.counts.get(verdict)), Verdict.UNVERIFIABLE)

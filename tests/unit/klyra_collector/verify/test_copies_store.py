@@ -7,8 +7,11 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from typer.testing import CliRunner
 
+from klyra_audit.format import policy
 from klyra_audit.format.leaf import Kind, Leaf
+from klyra_collector.cli import verify as command
 from klyra_collector.verify import CannotVerify, Options, Verdict
 from klyra_collector.verify.copies_store import verify_store
 from support.baseline import baseline
@@ -73,12 +76,14 @@ def index_of(forge, kind: Kind) -> int:
 def test_ledger_and_store_are_reported_together(data, forge, verify) -> None:
     """The ledger's shards first, then the store's, each with its own counts; nothing is wrong."""
     report = verify(data)
-    assert (report.exit_status, report.pinned) == (0, True)
+    assert (report.exit_status, report.pinned, report.is_witnessed) == (0, True, True)
     names = [shard.directory for shard in report.shards]
     assert names == ["ledger/2025", "ledger/2026", "store.sqlite 2025", "store.sqlite 2026"]
     copied = report.shards[3]
-    assert (copied.origin, copied.size) == (forge.newest.origin, forge.newest.size)
+    assert (copied.origin, copied.size, copied.is_copy) == (forge.newest.origin, forge.newest.size, True)
+    assert copied.key == report.shards[1].key
     assert 0 < copied.counts[V.OK] < report.shards[1].counts[V.OK]  # control records have no entry
+    assert copied.counts[V.REDACTED_OK] == report.shards[1].counts[V.REDACTED_OK]
 
 
 def test_progress_ends_at_the_end(data, forge, verify) -> None:
@@ -167,3 +172,41 @@ def test_without_a_ledger(data, verify) -> None:
     with pytest.raises(CannotVerify) as caught:
         verify(data)
     assert caught.value.code == "no_ledger"
+
+
+class TestCommand:
+    """`klyra-audit verify DATA --store FILE`."""
+
+    @pytest.fixture
+    def run(self, data, forge, tmp_path):
+        """Run the command with the baseline's policy."""
+        (tmp_path / "policy").write_text(policy.render(forge.policy()))
+
+        def run(target, *arguments):
+            given = [str(target), "--policy", str(tmp_path / "policy"), *map(str, arguments)]
+            return CliRunner().invoke(command.app, given)
+
+        return run
+
+    def test_an_intact_store(self, data, forge, run) -> None:
+        """The copy is told apart from the ledger, and the outcome is of both."""
+        result = run(data, "--store", data / "store.sqlite")
+        assert result.exit_code == 0, result.output
+        assert f"copy      store.sqlite 2026  {forge.newest.origin}" in result.stdout
+        assert f"applied   {forge.newest.size} records" in result.stdout
+        assert result.stdout.splitlines()[-1] == "INTACT"
+
+    def test_a_changed_store(self, data, run) -> None:
+        """Exit 1, with the entry and whose it is."""
+        largest = "(SELECT max(position) FROM entries)"
+        change_store(data / "store.sqlite", f"UPDATE entries SET resource_id = 'mod_2' WHERE position = {largest}")  # noqa: S608 - ours
+        result = run(data, "--store", data / "store.sqlite")
+        assert result.exit_code == 1
+        assert "of org_enterprise" in result.stdout
+        assert "it shows another resource_id than was sealed" in result.stdout
+
+    def test_a_store_needs_its_ledger(self, data, run) -> None:
+        """A URL or a packet does not say what a store must hold."""
+        result = run("https://audit.example/log", "--store", data / "store.sqlite")
+        assert result.exit_code == 2
+        assert "Only a ledger on disk" in result.stderr
