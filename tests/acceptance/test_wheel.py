@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def ready(process: subprocess.Popen[bytes], run_json: Path, log: Path) -> dict[s
 
 
 def test_the_wheel_serves_seals_and_verifies(environments: tuple[Path, Path], tmp_path: Path) -> None:
-    """Installed from the wheel, the demo seals an event, stops cleanly, and the base install alone verifies it."""
+    """Installed from the wheel, the demo seals an event and exports a packet; the base install alone verifies both."""
     collector, auditor = (environment / "bin" for environment in environments)
     klyra, data = collector / "klyra-audit", tmp_path / "data"
     with demo(klyra, data) as running:
@@ -121,12 +122,27 @@ def test_the_wheel_serves_seals_and_verifies(environments: tuple[Path, Path], tm
         key = answer(klyra, "key", "create", "--org", "org_wheel", "--scope", "emit", "--data", data, cwd=tmp_path)
         assert re.fullmatch(r"klyra_sk_\w{12}_[\w-]{43}_\w{6}", key)
         answer(collector / "python", "-c", EMIT, running["otlp_http"], key, cwd=tmp_path)
+        packet, policy = export_packet(klyra, data, running["api"])
     assert not (data / "run.json").exists()
     # Through its own interpreter, because a copied script still names the environment it was copied from.
     verify = (auditor / "python", auditor / "klyra-audit", "verify", data)
     answer(*verify, cwd=tmp_path)
+    answer(*verify[:-1], packet, "--policy", policy, cwd=tmp_path)
+    assert run(*verify[:-1], packet, cwd=tmp_path).returncode == 2
     alter_last_leaf(data)
     assert run(*verify, cwd=tmp_path).returncode == 1
+
+
+def export_packet(klyra: Path, data: Path, api: str) -> tuple[Path, Path]:
+    """Export a packet and fetch the policy; return the two files."""
+    packet, policy = data.parent / "packet.zip", data.parent / "klyra.policy"
+    key = answer(
+        *(klyra, "key", "create", "--org", "org_wheel", "--scope", "read,export", "--data", data), cwd=data.parent
+    )
+    answer(*(klyra, "export", "--format", "packet", "--output", packet, "--key", key, "--data", data), cwd=data.parent)
+    with urllib.request.urlopen(f"{api}/.well-known/klyra-audit/policy", timeout=30) as response:  # noqa: S310 - ours
+        policy.write_bytes(response.read())
+    return packet, policy
 
 
 def alter_last_leaf(data: Path) -> None:

@@ -1,4 +1,6 @@
-"""Freeze a small ledger and store of the present format version: `python tests/vectors/freeze.py NAME`.
+"""Freeze a small ledger and store, or a packet, of the present format version: `python tests/vectors/freeze.py NAME`.
+
+A name that begins with `packet-` makes a packet: NAME.zip, and the policy that pins its key, NAME.policy.
 
 Run once for a new format version; what is frozen is never made again, since it must verify for ever.
 """
@@ -12,12 +14,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from klyra_audit.format import policy as policies
+from klyra_audit.timestamps import SECONDS_PER_DAY
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.stages import EmitterPosition
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
 from support import records
+from support.packets import example
 from support.records import BUSINESS, STARTUP, submission
 from support.sealing import SetClock, open_ledger
 
@@ -27,6 +32,9 @@ VECTORS = Path(__file__).parent
 
 def main(name: str) -> None:
     """Write VECTORS/NAME."""
+    if name.startswith("packet-"):
+        freeze_packet(name)
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
         clock = SetClock()
@@ -45,6 +53,17 @@ def main(name: str) -> None:
         follow(DataDirectory(root), clock)
         (root / "ledger" / "recent.sqlite").unlink()
         shutil.copytree(root, VECTORS / name)
+
+
+def freeze_packet(name: str) -> None:
+    """Write a packet of two shards with everything that one can have but cosignatures and erasures."""
+    with tempfile.TemporaryDirectory() as folder:
+        sealed = example(Path(folder) / "data")
+        policy = policies.render(sealed.policy())
+        sealed.clock.pass_seconds(200 * SECONDS_PER_DAY)
+        sealed.seal(records.record(STARTUP))
+        sealed.export(VECTORS / f"{name}.zip")
+        (VECTORS / f"{name}.policy").write_text(policy)
 
 
 def follow(data: DataDirectory, clock: SetClock) -> None:
