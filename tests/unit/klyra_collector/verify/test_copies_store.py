@@ -17,6 +17,9 @@ from klyra_collector.verify.copies_store import verify_store
 from support.baseline import baseline
 from support.copies import change_entry, change_store, follow
 from support.forge import SECOND_US
+from support.records import BUSINESS, record, submission
+from support.records import bad as bad_input
+from support.sealing import SetClock, open_ledger
 
 V = Verdict
 GOOD = {V.OK, V.EXPIRED_OK, V.REDACTED_OK}
@@ -172,6 +175,22 @@ def test_without_a_ledger(data, verify) -> None:
     with pytest.raises(CannotVerify) as caught:
         verify(data)
     assert caught.value.code == "no_ledger"
+
+
+def test_a_real_ledger_and_its_store(tmp_path) -> None:
+    """What the collector sealed and its follower stored, without anything forged."""
+    clock = SetClock()
+    ledger = open_ledger(tmp_path, clock)
+    user = {"type": "user", "id": "usr_1", "name": None}
+    for number in range(20):
+        address = {"client_ip": f"2001:db8::{number}", "note": "caf\u00e9"}
+        ledger.commit([submission(record(), record(BUSINESS, resource=user, metadata=address), bad_input())])
+        clock.pass_seconds(1)
+    ledger.close()
+    store = follow(tmp_path, clock.wall_us())
+    report = verify_store(store, tmp_path, Options(patience=0.0, now_us=clock.wall_us()))
+    assert report.exit_status == 0
+    assert report.shards[-1].counts == {V.OK: 40}
 
 
 class TestCommand:
