@@ -32,7 +32,6 @@ _MAX_TEXT = 4096
 _MAX_INTEGER = 2**53 - 1
 _MAX_ORDINAL = 2**32 - 1
 _HEX = re.compile(r"(?:[0-9a-f]{2})+", re.ASCII)
-_SEQUENCE = struct.Struct(">Q")
 
 
 class _Form(NamedTuple):
@@ -509,7 +508,7 @@ def in_ranges(ranges: Ranges, sequence: int) -> bool:
 
 def seq_digest(sequences: Sequence[int]) -> bytes:
     """Return the SHA-256 over ascending org_seqs as 64-bit numbers (EXPIRY)."""
-    return hashlib.sha256(b"".join(map(_SEQUENCE.pack, sequences))).digest()
+    return hashlib.sha256(struct.pack(f">{len(sequences)}Q", *sequences)).digest()
 
 
 def hold_commitment(salt: bytes, selection: JsonObject) -> bytes:
