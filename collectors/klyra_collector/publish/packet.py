@@ -19,7 +19,7 @@ from klyra_audit.format import packet, rendering, sections
 from klyra_audit.format.errors import FormatError, ProfileError, SectionError
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_audit.format.packet import Counts, Manifest, Run, Window
-from klyra_audit.format.packet_lines import entry_line
+from klyra_audit.format.packet_lines import encode_whole, entry_line
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.publish.packet_archive import PacketArchive
 from klyra_collector.publish.packet_run import PlannedRun, RunControls, effective_expire_day, lineage, plan_run
@@ -37,9 +37,9 @@ RenderingName = Literal["csv", "json"]
 _REMEDY: Final = "See what is wrong with: klyra-audit verify; then restore the file from a copy."
 _BATCH: Final = 500
 _LEAVES_AT_ONCE: Final = 8192
-_RENDER: Final[Mapping[str, Callable[[Iterable[list[bytes]]], Iterator[bytes]]]] = {
-    "csv": rendering.comma_separated,
-    "json": rendering.json_array,
+_RENDER: Final[Mapping[str, Callable[[Iterable[list[dict[str, Any]]]], Iterator[bytes]]]] = {
+    "csv": rendering.comma_separated_entries,
+    "json": rendering.json_array_of_entries,
 }
 
 
@@ -214,15 +214,15 @@ class _Builder:
         archive.write(packet.MANIFEST, encoded)
         return BuiltPacket(manifest, hashlib.sha256(encoded).digest())
 
-    def _batches(self, write: Callable[[bytes], object]) -> Iterator[list[bytes]]:
-        """Write the line of each entry, and yield the entries' JSON text for the rendering."""
+    def _batches(self, write: Callable[[bytes], object]) -> Iterator[list[dict[str, Any]]]:
+        """Write the line of each entry, and yield the entries for the rendering."""
         entries = self._shown()
         while batch := list(islice(entries, _BATCH)):
             write(b"".join(line for line, _ in batch))
             self._entries += len(batch)
             yield [entry for _, entry in batch]
 
-    def _shown(self) -> Iterator[tuple[bytes, bytes]]:
+    def _shown(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         for run, controls in self._runs:
             expires = partial(effective_expire_day, extensions=controls.extensions)
             for index, leaf in self._events(run):
@@ -253,19 +253,21 @@ def _overlapping(shards: list[PacketShard], start_us: int) -> list[PacketShard]:
     return shards[older:]
 
 
-def _entry(run: PlannedRun, index: int, leaf: Leaf) -> tuple[bytes, bytes]:
-    """Return the line of an entry with its newline, and its eight members as JSON text."""
+def _entry(run: PlannedRun, index: int, leaf: Leaf) -> tuple[bytes, dict[str, Any]]:
+    """Return the line of an entry with its newline, and its eight members."""
     shard = run.shard
     body = shard.bodies.find(index, leaf)
     if body is None:
         raise LedgerDamaged(f"The body of record {index} of {shard.origin} is missing.", remedy=_REMEDY)
     try:
         erased = _check(body)
-        line = entry_line(
-            shard.origin, leaf.org_seq, body.sections, body.salts, body.commitments, erased, body.attachment
-        )
+        parts = body.sections
+        if not erased and not body.attachment:
+            line_bytes = encode_whole(shard.origin, leaf.org_seq, parts, body.salts)
+            return line_bytes + b"\n", rendering.joined(parts.core, parts.actor, parts.target)
+        line = entry_line(shard.origin, leaf.org_seq, parts, body.salts, body.commitments, erased, body.attachment)
         kept = line.sections()
-        return line.encode() + b"\n", rendering.entry_text(kept.core, kept.actor, kept.target)
+        return line.encode() + b"\n", rendering.joined(kept.core, kept.actor, kept.target)
     except (FormatError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"The body of record {index} of {shard.origin} is not what was sealed: {error}."
         raise LedgerDamaged(reason, remedy=_REMEDY) from error

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _REMEDY: Final = "See what is wrong with: klyra-audit verify; then restore the file from a copy."
 _WHOLE: Final = frozenset({Kind.START, Kind.SHARD, Kind.SCHEMA})  # of the operator's chain, these matter always
-_EMITTER_AT: Final = slice(40, 44)
 _NO_EMITTER: Final = bytes(4)
 
 
@@ -240,7 +239,7 @@ def effective_expire_day(leaf: Leaf, extensions: Iterable[Extend]) -> int:
 
 def _emitters(run: PlannedRun) -> set[int]:
     """Return the ordinals of the boots that the run's leaves name."""
-    found = {run.shard.leaf(index)[_EMITTER_AT] for index in run.indexes()} - {_NO_EMITTER}
+    found = {run.shard.emitter(index) for index in run.indexes()} - {_NO_EMITTER}
     return {int.from_bytes(ordinal) for ordinal in found}
 
 

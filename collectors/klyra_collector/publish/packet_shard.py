@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _REMEDY: Final = "See what is wrong with: klyra-audit verify; then restore the file from a copy."
 _REFERENCE_AT: Final = 8
+_EMITTER_AT: Final = 40
 _SEQUENCE_AT: Final = slice(24, 32)
 _INGEST_AT: Final = slice(32, 40)
 _BLOCK_LEAVES: Final = 16 * 1024
@@ -89,6 +90,11 @@ class PacketShard:
     def kind(self, index: int) -> int:
         """Return the kind of a leaf."""
         return self._leaves[index * LEAF_SIZE + 1]
+
+    def emitter(self, index: int) -> bytes:
+        """Return the four bytes that name the emitter's boot."""
+        begin = index * LEAF_SIZE + _EMITTER_AT
+        return self._leaves[begin : begin + 4]
 
     def org_seq(self, index: int) -> int:
         """Return a leaf's place in its organization's chain."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from klyra_audit.format import packet, rendering, sections
 from klyra_audit.format.errors import FormatError, LeafError, NoteError, PacketError, ProofError
 from klyra_audit.format.keys import VerifyingKey
@@ -32,7 +30,7 @@ _BATCH: Final = 500
 _NAMES: Final[tuple[SectionName, ...]] = ("core", "actor", "target")
 _SECTION_FLAGS: Final = Flag.HAS_ACTOR.value | Flag.HAS_TARGET.value
 _BATCH_CHECKED: Final = Flag.BATCH_CHECKED.value
-_RENDER: Final = {packet.CSV: rendering.comma_separated, packet.JSON: rendering.json_array}
+_RENDER: Final = {packet.CSV: rendering.comma_separated_entries, packet.JSON: rendering.json_array_of_entries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +91,8 @@ class EntriesVerification:
             for facts in self._runs.values():
                 self._judge_absent(facts)
 
-    def _entries(self, progress: Callable[[int, int], None]) -> Iterator[bytes]:
-        """Check each line; yield its entry as JSON text as long as all of them can be."""
+    def _entries(self, progress: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
+        """Check each line; yield its entry if it can be rendered."""
         total = self._manifest.counts.entries
         try:
             for number, encoded in enumerate(self._file.lines(packet.ENTRIES, packet.LINE_BYTES), 1):
@@ -107,7 +105,7 @@ class EntriesVerification:
                 if document is None:
                     self._renderable = False
                 else:
-                    yield orjson.dumps(rendering.entry_of(document))
+                    yield rendering.entry_of(document)
                 if number % _BATCH == 0:
                     progress(number, total)
         except PacketError as error:
@@ -240,7 +238,7 @@ class EntriesVerification:
         for first, last in _spans(places):
             facts.run.say(problem, first, last, file=packet.ENTRIES, count=last - first + 1)
 
-    def _compare_rendering(self, entries: Iterator[bytes]) -> None:
+    def _compare_rendering(self, entries: Iterator[dict[str, Any]]) -> None:
         """Render the entries again as they come, and compare with the packet's file byte for byte."""
         name = self._manifest.rendering
         offset, differs = 0, None
@@ -269,8 +267,8 @@ class EntriesVerification:
         self._findings.add(Finding(verdict=problem.verdict, reason=problem.reason, file=file))
 
 
-def _batches(entries: Iterator[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
+def _batches(entries: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
     for entry in entries:
         batch.append(entry)
         if len(batch) == _BATCH:

@@ -208,6 +208,25 @@ class HeadsFile:
         return _spelled(file, encoded, file.encode)
 
 
+def encode_whole(log: str, org_seq: int, parts: Sections, salts: Salts) -> bytes:
+    """Return the line of a body of which nothing is erased and that no emitter signed: nearly all are such.
+
+    The same bytes as `entry_line(…).encode()`, in half the time.
+    """
+    return orjson.dumps(
+        {
+            "log": log,
+            "org_seq": org_seq,
+            "sections": {
+                "core": _opened_form(parts.core, salts.core),
+                "actor": None if parts.actor is None else _opened_form(parts.actor, salts.actor),
+                "target": None if parts.target is None else _opened_form(parts.target, salts.target),
+            },
+            "batch": None,
+        }
+    )
+
+
 def entry_line(
     log: str,
     org_seq: int,
@@ -239,7 +258,11 @@ def _section_form(section: Section) -> dict[str, str] | None:
         return None
     if isinstance(section, Erased):
         return {"c": _base64(section.commitment)}
-    return {"salt": _base64(section.salt), "canonical": section.encoded.decode()}
+    return _opened_form(section.encoded, section.salt)
+
+
+def _opened_form(encoded: bytes, salt: bytes) -> dict[str, str]:
+    return {"salt": _base64(salt), "canonical": encoded.decode()}
 
 
 def _section(form: object) -> Section:

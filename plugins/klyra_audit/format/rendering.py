@@ -55,8 +55,8 @@ def entry_of(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def entry_text(core: bytes, *parts: bytes | None) -> bytes:
-    """Return the eight members as JSON text, out of an event's sections.
+def joined(core: bytes, *parts: bytes | None) -> dict[str, Any]:
+    """Return the eight members, out of an event's sections.
 
     The sections must be known to be what was sealed, and so to join: nothing is judged again. An erased or absent
     one is None.
@@ -74,7 +74,7 @@ def entry_text(core: bytes, *parts: bytes | None) -> bytes:
             for token in path:
                 parent = parent[token]
             parent[member] = value
-    return orjson.dumps(entry_of(document))
+    return entry_of(document)
 
 
 def json_array(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
@@ -89,10 +89,20 @@ def json_array(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
 
 def comma_separated(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
     """Yield RFC 4180 with CRLF in UTF-8: a header, then a row for each entry (JSON text)."""
+    return comma_separated_entries([orjson.loads(entry) for entry in batch] for batch in batches)
+
+
+def json_array_of_entries(batches: Iterable[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """Yield what `json_array` does, of entries that are not JSON text yet."""
+    return json_array([orjson.dumps(entry) for entry in batch] for batch in batches)
+
+
+def comma_separated_entries(batches: Iterable[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """Yield what `comma_separated` does, of entries that are not JSON text yet."""
     yield _csv([COLUMNS])
     for batch in batches:
         if batch:
-            yield _csv(row_of(orjson.loads(entry)) for entry in batch)
+            yield _csv(map(row_of, batch))
 
 
 def row_of(entry: Mapping[str, Any]) -> list[str]:
@@ -114,7 +124,8 @@ def row_of(entry: Mapping[str, Any]) -> list[str]:
         metadata.get("user_agent"),
         orjson.dumps(metadata).decode(),
     )
-    return ["" if value is None else _cell(value) for value in cells]
+    # Most cells are plain text and need no call.
+    return [cell if type(cell) is str and cell[:1] not in _FORMULA else _cell(cell) for cell in cells]
 
 
 @lru_cache(maxsize=4096)
@@ -128,6 +139,8 @@ def _party(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return ""
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     return f"'{text}" if text[:1] in _FORMULA else text
 

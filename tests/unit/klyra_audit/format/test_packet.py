@@ -16,7 +16,7 @@ from klyra_audit.format import rendering, sections, stored_zip
 from klyra_audit.format.batch import Evidence
 from klyra_audit.format.errors import PacketError
 from klyra_audit.format.heads import Head, head_proof
-from klyra_audit.format.packet_lines import ControlLine, EntryLine, Erased, HeadsFile, Opened, entry_line
+from klyra_audit.format.packet_lines import ControlLine, EntryLine, Erased, HeadsFile, Opened, encode_whole, entry_line
 from klyra_audit.format.sections import Salts
 from klyra_audit.format.stored_zip import StoredMember
 from support.records import document
@@ -133,6 +133,8 @@ class TestLines:
         )
         assert line.sections() == sections.Sections(parts.core, parts.actor, None)
         assert line.salts().target == bytes(16)
+        whole = entry_line("klyra/c1/2026", 7, parts, salts, proofs, frozenset(), b"")
+        assert whole.encode() == encode_whole("klyra/c1/2026", 7, parts, salts)
 
     def test_a_line_without_a_core(self) -> None:
         """It has no sections to speak of."""
@@ -147,8 +149,8 @@ class TestRendering:
         """The text is that of the entry, whichever section a member stood in; what is erased is null or absent."""
         event = document(resource={"type": "user", "id": "usr_1", "name": "Ada"})
         parts = sections.split(event)
-        whole = rendering.entry_text(parts.core, parts.actor, parts.target)
-        assert orjson.loads(whole) == {name: event[name] for name in orjson.loads(whole)}
-        erased = orjson.loads(rendering.entry_text(parts.core, None, None))
+        whole = rendering.joined(parts.core, parts.actor, parts.target)
+        assert whole == {name: event[name] for name in whole}
+        erased = rendering.joined(parts.core, None, None)
         assert erased["actor"] == {"type": "api_key", "id": None, "name": None}
         assert "client_ip" not in erased["metadata"]
