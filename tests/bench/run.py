@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from klyra_collector.store.follower import Follower
 from klyra_collector.store.searching import Filters, Search
 from klyra_collector.store.sqlite import SqliteStore
 from klyra_collector.validate.judge import judge
+from klyra_collector.verify import Options, verify_target
 from support import collector, otlp
 from support.records import STARTUP, record, submission
 from support.sealing import OPTIONS
@@ -65,6 +67,8 @@ def main() -> None:
         stages(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         follower_and_page(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        verification(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         published(Path(folder), options.published, say)
 
@@ -152,6 +156,28 @@ def follower_and_page(root: Path) -> None:
     _page(store)
     store.close()
     reader.close()
+
+
+def verification(root: Path) -> None:
+    """Verify a ledger in one process: whole, and only its leaves, chains and tree."""
+    disk = Disk()
+    ledger = Ledger.open(DataDirectory(root), disk, SystemClock(), OPTIONS)
+    for _ in range(200):
+        ledger.commit([_submission()])
+    ledger.close()
+    disk.close()
+    seconds, records = _verified(root)
+    say(f"\nverify: {records / seconds:10,.0f} records/s per core, with bodies ({records:,} records)")
+    shutil.rmtree(next((root / "ledger").glob("*/bodies")))
+    bare, _ = _verified(root)
+    say(f"        {records / bare:10,.0f} records/s per core, leaves, chains and tree")
+
+
+def _verified(root: Path) -> tuple[float, int]:
+    """Return seconds of processor time that a verification takes, and how many records there are."""
+    began = time.process_time()
+    (shard,) = verify_target(root, Options(limit_findings=0)).shards
+    return time.process_time() - began, shard.size or 0
 
 
 def _page(store: SqliteStore) -> None:

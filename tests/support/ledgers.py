@@ -9,6 +9,7 @@ from typing import Any
 
 from klyra_audit.format import canonical, checkpoint, frame, merkle, sections
 from klyra_audit.format.checkpoint import Checkpoint
+from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen
 from klyra_audit.format.frame import BlobFrame, BodyFrame
 from klyra_audit.format.leaf import LEAF_SIZE, NEVER, NO_PREVIOUS, Flag, Kind, Leaf
 from klyra_audit.format.merkle import Frontier
@@ -224,3 +225,25 @@ def large_ledger(events: int = 700) -> LedgerBuilder:
 def leaf_at(index: int) -> slice:
     """Return where a leaf stands in the file."""
     return slice(index * LEAF_SIZE, (index + 1) * LEAF_SIZE)
+
+
+def shards_in_a_row(*names: str) -> list[LedgerBuilder]:
+    """Return a ledger's shards, each but the last closed, each but the first opened by what the one before said."""
+    origins = [f"klyra-audit.test/collector-1/{name}" for name in names]
+    seeds = [bytes([number]) * 32 for number in range(len(names))]
+    builders: list[LedgerBuilder] = []
+    for number, origin in enumerate(origins):
+        builder = LedgerBuilder(origin=origin, seed=seeds[number])
+        if builders:
+            before = builders[-1]
+            root = merkle.root_of(map(merkle.leaf_hash, before.leaves))
+            builder.now_us = before.now_us
+            opened = ShardOpen(before.origin, len(before.leaves), root, REASON_YEAR)
+            builder.control(Kind.SHARD, opened.document())
+        builder.begin(ACME)
+        builder.event(ACME)
+        if number + 1 < len(origins):
+            following = signing_key(seeds[number + 1], origins[number + 1])
+            builder.control(Kind.SHARD, ShardClose(origins[number + 1], following.vkey).document())
+        builders.append(builder)
+    return builders

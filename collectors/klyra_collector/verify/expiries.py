@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from klyra_collector.verify.findings import Marks
     from klyra_collector.verify.retention import Retention
 
+MAX_REASONS: Final = 10_000  # so many are told apart; of the others only that they are missing
+
 _AGED: Final = struct.Struct(">xBHI16sQQ72x")  # of a leaf: kind, flags, expire_day, org_ref, org_seq, ingest_us
 _SEQUENCE: Final = struct.Struct(">Q")
 _SECTIONS: Final[tuple[tuple[SectionName, int], ...]] = (
@@ -110,7 +112,7 @@ class BodyLife:
             self.counts[Verdict.EXPIRED_OK] += 1
             self._marks.flag(index, index)
             return True
-        if naming is not None:
+        if naming is not None and len(self.reasons) < MAX_REASONS:
             self.reasons[index] = problem.reason
         return False
 

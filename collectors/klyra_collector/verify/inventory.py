@@ -56,6 +56,7 @@ class Inventory:
         self.leftovers: list[Leftover] = []
         self.unchecked_quarantine = 0
         self.controls_are_whole = True
+        self._orphans: list[tuple[Path, int, int]] = []  # quarantined bytes without a body in the file of their day
 
     def check_control(self, controls: ShardControls) -> None:
         """Check the control documents against their leaves, and take in what they say."""
@@ -98,7 +99,6 @@ class Inventory:
         tasks = self.body_tasks(told)
         total, done = sum(task.stop - task.start for task in tasks), 0
         quarantined: dict[int, Quarantined] = {}
-        of_day: dict[int, dict[int, Quarantined]] = {}
         quarantine_days = self._quarantine_days()
         order, end = FileOrder(self._marks), 0
         results = crew.map(filing.scan_bodies, tasks)
@@ -114,9 +114,11 @@ class Inventory:
             done += task.stop - task.start
             progress(done, total)
             if task.stop == task.size:
-                of_day[task.day] = quarantined
-        for day in sorted(quarantine_days | of_day.keys(), key=_own_days_first):
-            self._check_quarantine(QuarantineTask(day, of_day.get(day, {}), self._leaves, told), retention)
+                quarantine_days.discard(task.day)
+                self._check_quarantine(QuarantineTask(task.day, quarantined, self._leaves, told))
+        for day in sorted(quarantine_days):
+            self._check_quarantine(QuarantineTask(day, {}, self._leaves, told))
+        self._judge_orphans(retention)
 
     def check_presence(self, life: BodyLife) -> None:
         """Say which records have no content and should, and which damaged places held none."""
@@ -193,7 +195,7 @@ class Inventory:
             return set()
         return days
 
-    def _check_quarantine(self, task: QuarantineTask, retention: Retention) -> None:
+    def _check_quarantine(self, task: QuarantineTask) -> None:
         path = self._folder.quarantined(task.day)
         expected = task.expected
         if path is None:
@@ -216,13 +218,14 @@ class Inventory:
             gaps = self._explain(run, path, gaps, "its quarantined bytes are not here")
         self._marks.flag_each(expected.keys() - there)
         self._judge_gaps(path, gaps)
-        self._judge_orphans(path, report, retention)
+        placed = (*zip(report.indexes, report.offsets, strict=True), *report.moved)
+        self._orphans += [(path, index, offset) for index, offset in placed if index not in expected]
 
-    def _judge_orphans(self, path: Path, report: FrameReport, retention: Retention) -> None:
+    def _judge_orphans(self, retention: Retention) -> None:
         """Judge quarantined bytes whose body is gone: they should have gone with it."""
         with open_or_empty(self._leaves.path) as file:
             leaves = LeafReader(file, self._leaves.segments)
-            for index, offset in (*zip(report.indexes, report.offsets, strict=True), *report.moved):
+            for path, index, offset in self._orphans:
                 leaf = None if self._marks.is_seen(index) else known_leaf(leaves.at(index))
                 if leaf is not None and retention.absent(leaf).verdict is Verdict.EXPIRED_OK:
                     problem = Problem(Verdict.OVER_RETAINED, "its quarantined bytes are here, and its body is deleted")

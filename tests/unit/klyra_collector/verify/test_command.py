@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from klyra_collector.cli import verify as command
 from klyra_collector.verify import Verdict
-from support.ledgers import ACME, ORG_SALT
+from support.ledgers import ACME, ORG_SALT, small_ledger
 from support.tampering import flip
 
 V = Verdict
@@ -244,3 +244,52 @@ class TestBaseInstall:
         report = json.loads(done.stdout)
         assert {finding["verdict"] for finding in report["shards"][0]["findings"]} == {"MISSING"}
         assert ACME not in done.stdout
+
+
+class TestExpectations:
+    """What a reader knows from before, and the present."""
+
+    @pytest.mark.parametrize(
+        ("options", "status"),
+        [
+            (["--expect-size", "3"], 0),
+            (["--expect-size", "3000"], 1),
+            (["--expect-after", "2020-01-01T00:00:00Z"], 0),
+            (["--expect-after", "2100-01-01T00:00:00Z"], 1),
+            (["--now", "2026-02-17T12:00:00Z"], 0),
+            (["--now", "now"], 1),  # the ledger's bodies should be gone by now
+        ],
+    )
+    def test_a_ledger(self, tmp_path, options, status) -> None:
+        """Kept or not kept."""
+        data = small_ledger().write(tmp_path / "data")
+        assert CliRunner().invoke(command.app, [str(data), *options]).exit_code == status
+
+    def test_a_checkpoint_that_was_kept(self, tmp_path) -> None:
+        """It is still true, or it is not."""
+        builder = small_ledger()
+        data = builder.write(tmp_path / "data")
+        kept = tmp_path / "kept"
+        kept.write_bytes(builder.checkpoint(5))
+        assert CliRunner().invoke(command.app, [str(data), "--expect-checkpoint", str(kept)]).exit_code == 0
+        builder.leaves[2], builder.leaves[3] = builder.leaves[3], builder.leaves[2]
+        kept.write_bytes(builder.checkpoint(3))
+        assert CliRunner().invoke(command.app, [str(data), "--expect-checkpoint", str(kept)]).exit_code == 1
+
+    @pytest.mark.parametrize(
+        ("options", "code"),
+        [
+            (["DATA", "--now", "yesterday"], "bad_time"),
+            (["DATA", "--expect-after", "2026-01-01T00:00:00"], "bad_time"),
+            (["DATA", "--expect-checkpoint", "/absent"], "bad_file"),
+            (["a.zip", "--expect-size", "3"], "bad_option"),
+            (["http://127.0.0.1:9/log", "--expect-size", "3"], "bad_option"),
+        ],
+    )
+    def test_what_cannot_be_expected(self, tmp_path, options, code) -> None:
+        """Nothing that was asked for is passed over."""
+        data = str(small_ledger().write(tmp_path / "data"))
+        result = CliRunner().invoke(
+            command.app, [*(data if option == "DATA" else option for option in options), "--json"]
+        )
+        assert (result.exit_code, json.loads(result.stdout)["error"]["code"]) == (2, code)

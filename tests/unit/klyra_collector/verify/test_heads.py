@@ -7,14 +7,22 @@ import shutil
 
 import pytest
 
-from klyra_audit.format import checkpoint, merkle, note, policy
+from klyra_audit.format import checkpoint, note, policy
 from klyra_audit.format.checkpoint import Checkpoint
-from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen
-from klyra_audit.format.leaf import Kind
 from klyra_audit.format.merkle import EMPTY_ROOT
 from klyra_audit.format.note import ALGORITHM_COSIGNATURE, SigningKey
 from klyra_collector.verify import CannotVerify, Verdict
-from support.ledgers import ACME, ORG_SALT, ORIGIN, UMBRELLA, LedgerBuilder, put, signing_key, small_ledger
+from support.ledgers import (
+    ACME,
+    ORG_SALT,
+    ORIGIN,
+    UMBRELLA,
+    LedgerBuilder,
+    put,
+    shards_in_a_row,
+    signing_key,
+    small_ledger,
+)
 from support.tampering import at, found
 
 V = Verdict
@@ -300,25 +308,3 @@ class TestShards:
         """A ledger of two organizations is one ledger."""
         assert verify(data, small).shards[0].counts[V.OK] == len(small.leaves)
         assert UMBRELLA != ACME
-
-
-def shards_in_a_row(*names: str) -> list[LedgerBuilder]:
-    """Return a ledger's shards, each but the last closed, each but the first opened by what the one before said."""
-    origins = [f"klyra-audit.test/collector-1/{name}" for name in names]
-    seeds = [bytes([number]) * 32 for number in range(len(names))]
-    builders: list[LedgerBuilder] = []
-    for number, origin in enumerate(origins):
-        builder = LedgerBuilder(origin=origin, seed=seeds[number])
-        if builders:
-            before = builders[-1]
-            root = merkle.root_of(map(merkle.leaf_hash, before.leaves))
-            builder.now_us = before.now_us
-            opened = ShardOpen(before.origin, len(before.leaves), root, REASON_YEAR)
-            builder.control(Kind.SHARD, opened.document())
-        builder.begin(ACME)
-        builder.event(ACME)
-        if number + 1 < len(origins):
-            following = SigningKey.from_seed(origins[number + 1], seeds[number + 1])
-            builder.control(Kind.SHARD, ShardClose(origins[number + 1], following.vkey).document())
-        builders.append(builder)
-    return builders
