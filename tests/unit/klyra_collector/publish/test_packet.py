@@ -104,6 +104,19 @@ class TestBuild:
         assert refused.value.code == "no_heads_yet"
         assert refused.value.remedy
 
+    @pytest.mark.parametrize("name", ["held", "99999"])
+    def test_bodies_that_moved_are_found(self, sealed, tmp_path, name) -> None:
+        """Held by a legal hold, or in the file of the day to which an extension moved them."""
+        before = sealed.build(tmp_path / "before.zip")
+        bodies = sealed.root / "ledger/2026/bodies"
+        frames = sorted(bodies.glob("*/frames"))
+        moved = b"".join(path.read_bytes() for path in frames)
+        for path in frames:
+            path.unlink()
+        (bodies / name).mkdir()
+        (bodies / name / "frames").write_bytes(moved)
+        assert sealed.build(tmp_path / "after.zip") == before
+
     def test_a_missing_body_is_no_packet(self, sealed, tmp_path) -> None:
         """The ledger is damaged, and the packet would say so of us."""
         for frames in (sealed.root / "ledger/2026/bodies").glob("*/frames"):
