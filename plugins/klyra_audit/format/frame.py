@@ -30,6 +30,8 @@ BODY_HEADER_SIZE: Final = _BODY.size + _CHECKSUM.size
 BLOB_HEADER_SIZE: Final = _BLOB.size + _CHECKSUM.size
 
 Buffer = bytes | memoryview
+# magic, index, lengths of core, actor, target and attachment, their Cs, checksum of the attachment
+_Header = tuple[bytes, int, int, int, int, int, bytes, bytes, bytes, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,14 @@ def read_body_header(buffer: Buffer, offset: int) -> BodyHeader:
     Raises:
         FrameError: torn (the buffer ends inside the header) or damaged.
     """
+    _, index, core, actor, target, attachment, c_core, c_actor, c_target, checksum = _read_header(buffer, offset)
+    lengths = (core, actor, target, attachment)
+    content = offset + BODY_HEADER_SIZE
+    end = content + sum(lengths) + _salt_size(c_core) + _salt_size(c_actor) + _salt_size(c_target)
+    return BodyHeader(index, lengths, Commitments(c_core, c_actor, c_target), checksum, content, end)
+
+
+def _read_header(buffer: Buffer, offset: int) -> _Header:
     content = offset + BODY_HEADER_SIZE
     if content > len(buffer):
         raise FrameError("a body frame is torn", offset, torn=True)
@@ -113,39 +123,45 @@ def read_body_header(buffer: Buffer, offset: int) -> BodyHeader:
     (checksum,) = _CHECKSUM.unpack_from(buffer, offset + _BODY.size)
     if header[:4] != BODY_MAGIC or zlib.crc32(header) != checksum:
         raise FrameError("a body frame's header is damaged", offset)
-    _, index, core, actor, target, attachment, c_core, c_actor, c_target, c_attachment = _BODY.unpack(header)
-    lengths = (core, actor, target, attachment)
-    if max(lengths) > MAX_PART_BYTES:
+    fields: _Header = _BODY.unpack(header)
+    if max(fields[2:6]) > MAX_PART_BYTES:
         raise FrameError("a body frame claims an impossible length", offset)
-    proofs = Commitments(c_core, c_actor, c_target)
-    end = content + sum(lengths) + sum(map(_salt_size, (c_core, c_actor, c_target)))
-    return BodyHeader(index, lengths, proofs, c_attachment, content, end)
+    return fields
 
 
 def read_body(buffer: Buffer, offset: int) -> tuple[int, BodyFrame]:
     """Return the offset behind the body frame at `offset`, and the frame.
 
+    Every body of a ledger goes through here, so that nothing is made that is not returned.
+
     Raises:
         FrameError: torn, its header damaged, or its attachment not the one that was written.
     """
-    header = read_body_header(buffer, offset)
-    if header.end > len(buffer):
+    _, index, core, actor, target, attached, c_core, c_actor, c_target, checksum = _read_header(buffer, offset)
+    actor_salt, target_salt = _salt_size(c_actor), _salt_size(c_target)
+    core_at = _salt_size(c_core)
+    actor_at = core_at + core + actor_salt
+    target_at = actor_at + actor + target_salt
+    attachment_at = target_at + target
+    begin = offset + BODY_HEADER_SIZE
+    end = begin + attachment_at + attached
+    if end > len(buffer):
         raise FrameError("a body frame is torn", offset, torn=True)
-    proofs = header.commitments
-    parts: list[bytes] = []
-    position = header.content
-    for length, proof in zip(header.lengths[:3], (proofs.core, proofs.actor, proofs.target), strict=True):
-        begin = position + _salt_size(proof)
-        parts.append(bytes(buffer[position:begin]) or _NO_SALT)
-        parts.append(bytes(buffer[begin : begin + length]))
-        position = begin + length
-    attachment = bytes(buffer[position : header.end])
-    if zlib.crc32(attachment) != header.attachment_checksum:
+    content = bytes(buffer[begin:end])
+    attachment = content[attachment_at:]
+    if zlib.crc32(attachment) != checksum:
         raise FrameError("a body frame's attachment is damaged", offset)
-    salt_core, core, salt_actor, actor, salt_target, target = parts
-    sections = Sections(core, _present(actor, proofs.actor), _present(target, proofs.target))
-    salts = Salts(salt_core, salt_actor, salt_target)
-    return header.end, BodyFrame(header.index, sections, salts, proofs, attachment)
+    salts = Salts(
+        content[:core_at] or _NO_SALT,
+        content[actor_at - actor_salt : actor_at] or _NO_SALT,
+        content[target_at - target_salt : target_at] or _NO_SALT,
+    )
+    sections = Sections(
+        content[core_at : core_at + core],
+        _present(content[actor_at : actor_at + actor], c_actor),
+        _present(content[target_at : target_at + target], c_target),
+    )
+    return end, BodyFrame(index, sections, salts, Commitments(c_core, c_actor, c_target), attachment)
 
 
 def read_blob(buffer: Buffer, offset: int) -> tuple[int, BlobFrame]:
