@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
 import structlog
+
+
+class StandardError:
+    """Writes each line to the standard error of the moment; a line that cannot be written is given up.
+
+    A log whose reader died must not stop what it speaks of: sealing would end with the first warning.
+    """
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def log_to_standard_error(*_: object) -> StandardError:
+    """Return where log lines go: a logger factory of structlog."""
+    return StandardError()
 
 
 def configure_logs(role: str) -> None:
@@ -22,7 +43,7 @@ def configure_logs(role: str) -> None:
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=log_to_standard_error,
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(role=role)

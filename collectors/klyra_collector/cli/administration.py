@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import re
-import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError, Rejected
 from klyra_audit.event import Actor
 from klyra_collector.config import BadConfiguration, Settings
+from klyra_collector.logs import log_to_standard_error
 from klyra_collector.registry import Registry
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def seal_now(data: Path) -> None:
 
 def log_to_stderr() -> None:
     """Keep what parts of the server log, when a command runs them itself, out of the answer."""
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    structlog.configure(logger_factory=log_to_standard_error)
 
 
 def operator() -> Actor:

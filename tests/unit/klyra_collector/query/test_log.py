@@ -205,6 +205,8 @@ def test_the_calls_are_described(client: httpx.Client) -> None:
     assert described == {
         "/.well-known/klyra-audit/policy",
         "/log/checkpoint",
+        "/log/witnessed",
+        "/log/{log}/witnessed",
         "/log/tile/{tile}",
         "/log/{log}/checkpoint",
         "/log/{log}/tile/{tile}",
