@@ -52,6 +52,24 @@ class Leaves:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A frame in another file than that of its own day.
+
+    Attributes:
+        index, offset: of the frame.
+        behind: so many frames of the report that are filed where they belong stand before it.
+        day: its own, before which nobody moved it.
+        row: frames of one row ascend by (day, index); None for a frame that may stand anywhere.
+    """
+
+    index: int
+    offset: int
+    behind: int
+    day: int
+    row: tuple[bytes, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """What control records say that decides where a body belongs, and who vouched for it.
 
@@ -61,6 +79,7 @@ class Told:
         keys: of the emitters.
         extended: (org_ref, first org_seq, last, retention days) of every EXTEND about the shard.
         swept_day: the newest cutoff_day of an EXPIRY about it: what was due by then and kept may stand under `held`.
+        held: organizations of which there ever was a hold.
     """
 
     org_salt: bytes | None
@@ -68,6 +87,7 @@ class Told:
     keys: EmitterKeys = field(default_factory=EmitterKeys)
     extended: tuple[tuple[bytes, int, int, int], ...] = ()
     swept_day: int = -1
+    held: frozenset[bytes] = frozenset()
 
     def is_moved_to(self, day: int, leaf: Leaf) -> bool:
         """Say whether a body may have been moved to the file of another day, or to `HELD`."""
@@ -78,6 +98,20 @@ class Told:
             org_ref == leaf.org_ref and first <= leaf.org_seq <= last and days == kept
             for org_ref, first, last, days in self.extended
         )
+
+    def moved(self, index: int, offset: int, leaf: Leaf, behind: int) -> Moved:
+        """Return where a moved frame stands, and in which row of frames it has its place.
+
+        A day's file is moved whole, in its order, and days come one after another; only what was held and extended by
+        turns, or extended more than once, may have come by another way.
+        """
+        lengths = {days for org_ref, first, last, days in self.extended if org_ref == leaf.org_ref}
+        row: tuple[bytes, int] | None = None
+        if not any(org == leaf.org_ref and first <= leaf.org_seq <= last for org, first, last, _ in self.extended):
+            row = b"", 0
+        elif len(lengths) == 1 and leaf.org_ref not in self.held:
+            row = leaf.org_ref, leaf.expire_day
+        return Moved(index, offset, behind, leaf.expire_day, row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +147,7 @@ class FrameReport:
         damages: (how many of `indexes` stand before it, what).
         beyond: (index, offset) of frames of records that are not looked at.
         quarantined: what the cores of QUARANTINE records say of the raw bytes, by index.
-        moved: (index, offset) of frames that were moved here from the file of their own day, in any order.
+        moved: frames that were moved here from the file of their own day.
         erased: sections that are zeros, by index.
     """
 
@@ -125,7 +159,7 @@ class FrameReport:
     damages: list[tuple[int, Damage]] = field(default_factory=list)
     beyond: list[tuple[int, int]] = field(default_factory=list)
     quarantined: dict[int, Quarantined] = field(default_factory=dict)
-    moved: list[tuple[int, int]] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
     erased: dict[int, tuple[SectionName, ...]] = field(default_factory=dict)
 
     def add(self, index: int, offset: int) -> None:
@@ -206,7 +240,7 @@ def _file_body(
     if leaf is None or leaf.expire_day == task.day:
         report.add(body.index, offset)
     elif task.told.is_moved_to(task.day, leaf):
-        report.moved.append((body.index, offset))
+        report.moved.append(task.told.moved(body.index, offset, leaf, len(report.indexes)))
     else:
         report.stray(body.index, offset, f"a body that belongs into bodies/{leaf.expire_day}")
         return
@@ -316,7 +350,7 @@ def _file_quarantined(
     if leaf is None or (leaf.kind, leaf.expire_day) == (Kind.QUARANTINE, task.day):
         report.add(blob.index, offset)
     elif leaf.kind == Kind.QUARANTINE and task.told.is_moved_to(task.day, leaf):
-        report.moved.append((blob.index, offset))
+        report.moved.append(task.told.moved(blob.index, offset, leaf, len(report.indexes)))
     else:
         report.stray(blob.index, offset, "quarantined bytes of a record that has none on this day")
         return

@@ -11,7 +11,8 @@ from klyra_collector.verify.files import Unreadable, open_or_empty
 from klyra_collector.verify.filing import BodyTask, Complaint, FrameReport, Leaves, QuarantineTask
 from klyra_collector.verify.heads import is_interrupted
 from klyra_collector.verify.layout import HELD
-from klyra_collector.verify.order import MOVED_TWICE, FileOrder
+from klyra_collector.verify.leaves import MICROSECONDS_PER_DAY
+from klyra_collector.verify.order import MOVED_TWICE, NO_DAY, FileOrder
 from klyra_collector.verify.presence import CONTROL, Absences, Run, absent_of, explain
 from klyra_collector.verify.scan import LeafReader, known_leaf
 from klyra_collector.verify.tail import Leftover
@@ -100,12 +101,12 @@ class Inventory:
         total, done = sum(task.stop - task.start for task in tasks), 0
         quarantined: dict[int, Quarantined] = {}
         quarantine_days = self._quarantine_days()
-        order, end = FileOrder(self._marks), 0
+        order, end = FileOrder(self._marks, self._sealed_on), 0
         results = crew.map(filing.scan_bodies, tasks)
         for task, first_report in zip(tasks, results, strict=True):
             report = first_report
             if task.start == 0:
-                order, end, quarantined = FileOrder(self._marks), 0, {}
+                order, end, quarantined = FileOrder(self._marks, self._sealed_on), 0, {}
             elif report.begin != end:
                 report = _repeat(task, end)
             end = report.end
@@ -207,18 +208,19 @@ class Inventory:
             self._cannot_read(path, error)
             self._marks.flag_each(expected)
             return
-        order = FileOrder(_SeenSet())
+        order = FileOrder(_SeenSet(), self._sealed_on)
         for complaint in (*report.complaints, *order.feed(report)):
             self._complain(complaint, path)
         for index, offset in report.beyond:
             self._note_beyond(path, index, offset)
         gaps = order.gaps
-        there = {*report.indexes, *(index for index, _ in report.moved)}
+        there = {*report.indexes, *(moved.index for moved in report.moved)}
         for run in absent_of(task.day, expected, there):
             gaps = self._explain(run, path, gaps, "its quarantined bytes are not here")
         self._marks.flag_each(expected.keys() - there)
         self._judge_gaps(path, gaps)
-        placed = (*zip(report.indexes, report.offsets, strict=True), *report.moved)
+        placed = [*zip(report.indexes, report.offsets, strict=True)]
+        placed += [(moved.index, moved.offset) for moved in report.moved]
         self._orphans += [(path, index, offset) for index, offset in placed if index not in expected]
 
     def _judge_orphans(self, retention: Retention) -> None:
@@ -230,6 +232,12 @@ class Inventory:
                 if leaf is not None and retention.absent(leaf).verdict is Verdict.EXPIRED_OK:
                     problem = Problem(Verdict.OVER_RETAINED, "its quarantined bytes are here, and its body is deleted")
                     self._complain(Complaint(index, offset, problem), path)
+
+    def _sealed_on(self, index: int) -> int:
+        """Return the UTC day on which a record was sealed."""
+        with open_or_empty(self._leaves.path) as file:
+            leaf = known_leaf(LeafReader(file, self._leaves.segments).at(index))
+        return NO_DAY if leaf is None else leaf.ingest_us // MICROSECONDS_PER_DAY
 
     def _complain(self, complaint: Complaint, path: Path) -> None:
         index, problem = complaint.index, complaint.problem

@@ -30,7 +30,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from klyra_audit.format.control import Expiry, Extend
+from klyra_audit.format.control import Expiry, Extend, Hold
 from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_audit.format.merkle import HASH_SIZE
 from klyra_collector.verify import files, tiles, witnesses
@@ -386,6 +386,7 @@ class ShardVerification:
             shard=self.number,
             keys=around.keys,
             extended=tuple((each.org_ref, each.first_seq, each.last_seq, each.retention_days) for each in documents),
+            held=frozenset(sealed.document.org_ref for sealed in around.facts.of(Hold)),
             swept_day=max((sealed.document.cutoff_day for sealed in expiries), default=-1),
         )
 

@@ -9,12 +9,13 @@ from klyra_collector.verify.filing import Complaint
 from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from klyra_collector.verify.filing import FrameReport
+    from klyra_collector.verify.filing import FrameReport, Moved
     from klyra_collector.verify.walk import Damage
 
 
+NO_DAY: Final = 1 << 32  # later than every day
 MOVED_TWICE: Final = "its content stands here a second time, while it stands where it was before, too"
 
 
@@ -44,21 +45,35 @@ class Gap:
 class FileOrder:
     """Follows the frames of one file from its beginning to its end.
 
+    Args:
+        seen: of whom.
+        sealed_on: returns the UTC day on which a record was sealed.
+
     Attributes:
         gaps: its damaged places, in their order.
     """
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: Seen, sealed_on: Callable[[int], int] = lambda _: NO_DAY) -> None:
         self.gaps: list[Gap] = []
         self._seen = seen
+        self._sealed_on = sealed_on
         self._last = self._before_last = -1
         self._last_offset = 0
+        self._rows: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._moved: list[Moved] = []  # since the last frame that is filed where it belongs
 
     def feed(self, report: FrameReport) -> Iterator[Complaint]:
         """Go on with a report; yield what stands twice or in another place than it should."""
         damages = iter([*report.damages, (len(report.indexes) + 1, None)])
         position, damage = next(damages)
+        moved = iter(report.moved)
+        next_moved = next(moved, None)
         for place, index in enumerate(report.indexes):
+            while next_moved is not None and next_moved.behind <= place:
+                yield from self._follow(next_moved)
+                next_moved = next(moved, None)
+            if self._moved:
+                yield from self._judge_moved(index)
             while damage is not None and position <= place:
                 self.gaps.append(Gap(damage, self._last))
                 position, damage = next(damages)
@@ -74,9 +89,28 @@ class FileOrder:
         while damage is not None:
             self.gaps.append(Gap(damage, self._last))
             _, damage = next(damages)
-        for index, offset in report.moved:  # appended day by day, so that they ascend in no file
-            if self._seen.see(index):
-                yield Complaint(index, offset, Problem(Verdict.DUPLICATE, MOVED_TWICE))
+        while next_moved is not None:
+            yield from self._follow(next_moved)
+            next_moved = next(moved, None)
+
+    def _follow(self, moved: Moved) -> Iterator[Complaint]:
+        """Judge a frame that was moved here by the one before it in its row."""
+        self._moved.append(moved)
+        if self._seen.see(moved.index):
+            yield Complaint(moved.index, moved.offset, Problem(Verdict.DUPLICATE, MOVED_TWICE))
+        elif moved.row is not None:
+            before = self._rows.get(moved.row, (-1, -1))
+            self._rows[moved.row] = max(before, (moved.day, moved.index))
+            if (moved.day, moved.index) < before:
+                yield _misplaced(moved.index, moved.offset)
+
+    def _judge_moved(self, index: int) -> Iterator[Complaint]:
+        """Judge moved frames by the frame behind them: nobody moves a frame before its day has come."""
+        sealed_on = self._sealed_on(index)
+        for moved in self._moved:
+            if sealed_on < moved.day:
+                yield _misplaced(moved.index, moved.offset)
+        self._moved.clear()
 
     def _go_on(self, index: int, offset: int) -> None:
         self._before_last, self._last, self._last_offset = self._last, index, offset
