@@ -46,7 +46,7 @@ class DocumentServer(ThreadingHTTPServer):
 def serving():
     """Yield a running server."""
     server = DocumentServer()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server
