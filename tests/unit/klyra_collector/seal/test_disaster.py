@@ -25,6 +25,7 @@ from klyra_collector.stages import EmitterPosition, Status
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
 from support import records
+from support.expiring import ExpiringLedger
 from support.records import BUSINESS, submission
 from support.sealing import Fault, FaultyDisk, Killed, SetClock, crash, open_ledger, read_shard
 
@@ -422,3 +423,24 @@ class TestConsent:
         starts = [record.control["recovered"] for record in opening if record.leaf.kind == Kind.START]
         assert starts[0]["reason"] == REASON
         assert [record.leaf.kind for record in opening].count(Kind.SHARD) == 1
+
+
+def test_bodies_of_a_shard_left_behind_go_on_their_day_all_the_same(tmp_path) -> None:
+    """Also those whose leaves were lost: nothing is kept too long because something else was damaged."""
+    expiring = ExpiringLedger(tmp_path, confirmed=True)
+    for _ in range(3):
+        expiring.event()
+    expiring.bad()
+    expiring.stop()
+    cut_leaves(tmp_path, 2)
+    leave(tmp_path, expiring.clock)
+    expiring.start()
+    with expiring:
+        kept = expiring.event()
+        expiring.pass_days(1)
+        expiring.event()
+        expiring.pass_days(30)
+        expiring.run()
+        assert [path.parent.parent.name for path in expiring.data.ledger.glob("*/bodies/*")] == ["2026-2"]
+        assert not list(expiring.data.quarantine.glob("*/*"))
+        assert kept not in expiring.present()
