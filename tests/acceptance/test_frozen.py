@@ -26,6 +26,7 @@ def frozen(request, tmp_path):
     """Return a copy of each frozen data directory, its secrets private again."""
     root = tmp_path / "data"
     shutil.copytree(request.param, root)
+    (root / "keys").chmod(0o700)  # a checkout keeps no modes of folders
     for secret in (root / "keys").iterdir():
         secret.chmod(0o600)
     return root
