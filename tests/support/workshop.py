@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klyra_collector.verify.copies_store import verify_copy, verify_store
-
 from klyra_collector.verify import CannotVerify, Options, Verdict, verify_target
+from klyra_collector.verify.copies_store import verify_copy, verify_store
 from support.baseline import Baseline, baseline
 from support.copies import ListedCopy, follow
 from support.forge import SECOND_US
