@@ -9,10 +9,12 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from klyra_audit.format import canonical, frame
+from klyra_audit.format import canonical, control, frame
 from klyra_audit.format import policy as policies
+from klyra_audit.format.control import Key
 from klyra_audit.format.errors import FormatError, FrameError, NoteError
 from klyra_audit.format.keys import ALGORITHM_ED25519, VerifyingKey
+from klyra_audit.format.leaf import Kind
 from klyra_audit.format.policy import LogLine, Policy
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.publish.errors import NoSuchLog
@@ -129,15 +131,18 @@ class _KeyReader:
         return taken
 
     def _apply(self, document: canonical.JsonObject, origin: str) -> None:
-        if document.get("type") != "key" or document["vkey"] is None or document["boot"] is not None:
+        if document.get("type") != "key":
+            return
+        record = control.parse(Kind.KEY, document)
+        if not isinstance(record, Key) or record.vkey is None or not record.signs_log(origin):
             return
         try:
-            key = VerifyingKey.parse(document["vkey"])
+            key = VerifyingKey.parse(record.vkey)
         except NoteError:  # of an algorithm or an emitter that is no concern of readers
             return
         if key.name != origin or key.algorithm != ALGORITHM_ED25519:
             return
-        if document["revoked_after_seq"] is not None:
+        if record.revoked_after_seq is not None:
             self._revoked.add(key)
         elif key not in self._announced:
             self._announced.append(key)

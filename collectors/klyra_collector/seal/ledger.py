@@ -18,6 +18,7 @@ from klyra_audit.errors import Rejected
 from klyra_audit.format import control
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.control import REASON_YEAR, ShardClose, ShardOpen, Start
+from klyra_audit.format.note import VerifyingKey
 from klyra_audit.format.sections import OPERATOR_REFERENCE
 from klyra_audit.timestamps import MICROSECONDS, day_of
 from klyra_collector.data_directory import ShardDirectory
@@ -246,10 +247,16 @@ class Ledger:
         """Announce or revoke a key of an emitter; raises as `commit` does.
 
         Raises:
-            Rejected: `bad_emitter_id`: it is the collector's own.
+            Rejected: `bad_emitter_id`: it is the collector's own, or one of its logs; or the key signs this ledger.
         """
-        if emitter_id == self.identity.collector_id:
-            raise Rejected(f"{emitter_id} is the collector.", remedy="Rename the emitter.", code="bad_emitter_id")
+        own = self.identity.collector_id
+        if emitter_id == own or emitter_id.startswith(self.identity.origin("")):
+            raise Rejected(f"{emitter_id} names the collector.", remedy="Rename the emitter.", code="bad_emitter_id")
+        signing = {key.public for key in self.signer.verifying_keys}
+        if VerifyingKey.parse(vkey).public in signing:
+            raise Rejected(
+                "This key signs the ledger itself.", remedy="Give the emitter a key of its own.", code="bad_emitter_id"
+            )
         plan = self._plan()
         return self._write(plan, lambda: [plan.add_key(emitter_id, vkey, organization_id, revoked_after_seq)])[0]
 

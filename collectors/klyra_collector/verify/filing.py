@@ -7,7 +7,17 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from klyra_audit.format.control import DroppedShard, Expiry, Heads, PolicyRecord, Start
+from klyra_audit.format.control import (
+    DroppedShard,
+    Erasure,
+    Expiry,
+    Extend,
+    Heads,
+    Hold,
+    PolicyRecord,
+    Release,
+    Start,
+)
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_collector.verify.contents import BodyChecker, Quarantined, check_control
 from klyra_collector.verify.emitters import EmitterKeys, EvidenceChecker
@@ -30,6 +40,11 @@ if TYPE_CHECKING:
     from klyra_collector.verify.facts import ControlFacts
 
 BYTES_PER_TASK: Final = 8 * 1024 * 1024
+
+
+# Documents by which something may be gone, or kept: only what a signed head covers excuses anything, since whoever can
+# write the files can also append records behind it.
+_EXCUSES: Final = (DroppedShard, Erasure, Expiry, Extend, Hold, Release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +299,7 @@ class ShardControls:
                 self.policies[index] = None
             case Start():
                 self.starts[index] = document.org_salt_sha256
-        if leaf is not None and not (isinstance(document, Expiry) and index >= self.vouched):
+        if leaf is not None and not (isinstance(document, _EXCUSES) and index >= self.vouched):
             self.facts.note(self.log, index, leaf, document)
 
 

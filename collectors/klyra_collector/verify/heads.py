@@ -135,9 +135,13 @@ class HeadReader:
             self._choose(self._compare(published, last_signed))
         else:
             self._choose(published or last_signed)
-        if self._heads.newest is not None:
-            self._judge_kept(kept, self._heads.newest.checkpoint)
-            good = (*self._heads.kept, *(head for head in (published, last_signed) if head is not None))
+        newest = self._heads.newest
+        if newest is not None:
+            # Whatever was believed in any way must be true of the leaves that are shown, not only the newest head.
+            others = [head for head in (published, last_signed) if head is not None and head is not newest]
+            kept += [head for head in others if head.checkpoint.size <= newest.checkpoint.size]
+            self._judge_kept(kept, newest.checkpoint)
+            good = (*self._heads.kept, newest)
             self._heads.seen = [head for head in good if head.cosigned]
             self._heads.cosigned = [head for head in good if head.quorum_time is not None]
         return self._heads
@@ -229,7 +233,9 @@ class HeadReader:
             self._sleep(PAUSE_SECONDS)
             with suppress(FileNotFoundError, Unreadable, FormatError):
                 path = self._folder.checkpoint
-                published = self._opened(files.read_small(path, MAX_NOTE_BYTES), path)
+                head = self._opened(files.read_small(path, MAX_NOTE_BYTES), path)
+                if self._ring.signer(head) is not None:  # it is another one than was judged before
+                    published = head
         return published
 
     def _judge_unpublished(self, published: SignedHead, last_signed: SignedHead) -> None:

@@ -18,7 +18,6 @@ from klyra_audit.format.leaf import LEAF_SIZE, Kind
 from klyra_audit.format.sections import OPERATOR_REFERENCE
 from klyra_collector.verify import files
 from klyra_collector.verify.files import Unreadable
-from klyra_collector.verify.scan import known_leaf
 from klyra_collector.verify.verdicts import Finding, Verdict
 from klyra_collector.verify.walk import BlobWalker, Damage
 
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
     from klyra_collector.verify.layout import ShardFolder
 
 _MAX_KEY_BYTES: Final = 4096
-_ORIGIN_PARTS: Final = 3  # ledger name, collector id, shard
+_LEAVES_PER_READ: Final = 8192
+_ORG_REF: Final = slice(8, 24)
+_ORG_SEQ: Final = slice(24, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def read_ring(
     """
     announced = list(_announced_keys(folder))
     candidates = [(one.index, one.key) for one in announced if one.revoked_after_seq is None]
-    limits = {one.key: _limit(folder, one) for one in announced if one.revoked_after_seq is not None}
+    limits = _limits(folder, [one for one in announced if one.revoked_after_seq is not None])
     if policy is not None:
         return KeyRing([*(log.key for log in policy.logs), *inherited], candidates, limits), []
     if inherited:
@@ -112,13 +113,6 @@ def read_ring(
         else:
             trusted.append(own)
     return KeyRing(trusted, candidates, limits), findings
-
-
-def is_of_collector(document: Key, key: VerifyingKey) -> bool:
-    """Say whether a KEY record is about a key of the collector that signs a shard, not about an emitter."""
-    parts = key.name.split("/")
-    own = document.boot is None and document.org_ref is None
-    return own and len(parts) >= _ORIGIN_PARTS and parts[-2] == document.emitter_id
 
 
 def _announced_keys(folder: ShardFolder) -> Iterator[_Announced]:
@@ -137,25 +131,46 @@ def _key_of(index: int, encoded: bytes) -> Iterable[_Announced]:
         document = control.parse(Kind.KEY, parse_canonical(encoded))
         if isinstance(document, Key) and document.vkey is not None:
             key = VerifyingKey.parse(document.vkey)
-            if is_of_collector(document, key):
+            if document.signs_log(key.name):
                 return [_Announced(index, key, document.revoked_after_seq)]
     except FormatError:
         pass
     return []
 
 
-def _limit(folder: ShardFolder, revoked: _Announced) -> int:
-    """Return the index of the first record that a revoked key does not vouch for any more."""
-    limit = revoked.index
+def _limits(folder: ShardFolder, revoked: Sequence[_Announced]) -> dict[VerifyingKey, int]:
+    """Return the index of the first record that each revoked key does not vouch for any more.
+
+    Of several revocations of a key the strictest counts: a record that is not signed for may accuse, never excuse.
+    """
+    limits: dict[VerifyingKey, int] = {}
+    firsts = _first_records(folder, {_behind(one) for one in revoked})
+    for one in revoked:
+        limit = min(one.index, firsts.get(_behind(one), one.index))
+        limits[one.key] = min(limit, limits.get(one.key, limit))
+    return limits
+
+
+def _behind(revoked: _Announced) -> int:
+    """Return the org_seq of the operator's first record that a revoked key does not vouch for."""
+    return (revoked.revoked_after_seq or 0) + 1
+
+
+def _first_records(folder: ShardFolder, sequences: set[int]) -> dict[int, int]:
+    """Return the index of the operator's first record with each of some org_seqs, in one pass over the leaves."""
+    found: dict[int, int] = {}
+    if not sequences:
+        return found
     with files.open_if_readable(folder.leaves) as file:
-        for index in range(revoked.index, -1, -1):
-            leaf = known_leaf(file.read(index * LEAF_SIZE, LEAF_SIZE))
-            if leaf is None or leaf.org_ref != OPERATOR_REFERENCE:
-                continue
-            if leaf.org_seq <= (revoked.revoked_after_seq or 0):
-                break
-            limit = index
-    return limit
+        for first in range(0, file.size // LEAF_SIZE, _LEAVES_PER_READ):
+            block = file.read(first * LEAF_SIZE, _LEAVES_PER_READ * LEAF_SIZE)
+            for place in range(len(block) // LEAF_SIZE):
+                encoded = block[place * LEAF_SIZE : (place + 1) * LEAF_SIZE]
+                if encoded[_ORG_REF] == OPERATOR_REFERENCE:
+                    sequence = int.from_bytes(encoded[_ORG_SEQ])
+                    if sequence in sequences:
+                        found.setdefault(sequence, first + place)
+    return found
 
 
 def _read_own_key(folder: ShardFolder) -> tuple[VerifyingKey | None, list[Finding]]:

@@ -72,14 +72,15 @@ class Lineage:
         links: the shards.
         facts: of all of them.
         is_whole: all shards there are should be here.
-        is_interrupted: a collector runs here, or did not stop cleanly.
+        turning_since_us: a collector may be opening a shard behind one that it closed after this time, in microseconds
+            since 1970; None where none runs.
     """
 
-    def __init__(self, links: list[Link], facts: ControlFacts, *, is_whole: bool, is_interrupted: bool) -> None:
+    def __init__(self, links: list[Link], facts: ControlFacts, *, is_whole: bool, turning_since_us: int | None) -> None:
         self._links = links
         self._facts = facts
         self._is_whole = is_whole
-        self._is_interrupted = is_interrupted
+        self._turning_since_us = turning_since_us
 
     def check(self) -> Iterator[Break]:
         """Yield what is wrong."""
@@ -99,7 +100,8 @@ class Lineage:
             problem = Problem(Verdict.EXTRA, "it stands behind the record that closes the shard")
             yield Break(number, close.place.index + 1, problem)
         following = close.document.next_origin
-        if is_last and self._is_whole and not self._is_interrupted:
+        is_turning = self._turning_since_us is not None and close.leaf.ingest_us > self._turning_since_us
+        if is_last and self._is_whole and not is_turning:
             yield Break(number, None, Problem(Verdict.MISSING, f"{following}, which follows it, is not here"))
         elif not is_last and self._links[number + 1].log != following and opening_known(self._links[number + 1]):
             reason = f"{following} should follow it, where {self._links[number + 1].log} stands"

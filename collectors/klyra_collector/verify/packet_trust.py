@@ -76,7 +76,7 @@ class Trust:
         if isinstance(document, ShardClose):
             if document.next_origin.rpartition("/")[0] == origin.rpartition("/")[0]:
                 self._trust(document.next_origin, document.next_vkey)
-        elif isinstance(document, Key) and document.vkey is not None and document.boot is None:
+        elif isinstance(document, Key) and document.vkey is not None and document.signs_log(origin):
             if document.revoked_after_seq is None:
                 self._trust(origin, document.vkey)
             else:

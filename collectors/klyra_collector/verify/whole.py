@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.control import REASON_DISASTER
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from klyra_collector.verify.report import ShardReport
     from klyra_collector.verify.work import Crew
 
+TURNING_US: Final = 600_000_000  # a collector opens the next shard at once, or cannot sign and says so
 LATE_US: Final = 60_000_000  # what an emitter sends again may arrive so late in a running ledger
 
 _PIN: Final = (
@@ -97,7 +99,7 @@ class LedgerVerification:
             links,
             self._facts,
             is_whole=self.shards[0].folder.is_ledger,
-            is_interrupted=self.shards[-1].is_interrupted,
+            turning_since_us=_turning_since_us() if self.shards[-1].is_interrupted else None,
         )
         for found in lineage.check():
             shard = self.shards[found.shard]
@@ -192,3 +194,11 @@ def _link(shard: ShardVerification) -> Link:
         last_us=shard.last_us,
         first_us=None if first is None else first.ingest_us,
     )
+
+
+def _turning_since_us() -> int:
+    """Return since when a closed shard may be waiting for the next one; by this machine's clock, not by the ledger's.
+
+    The file that says that a collector runs is signed by nobody, so it excuses a moment only.
+    """
+    return time.time_ns() // 1000 - TURNING_US

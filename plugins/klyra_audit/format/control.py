@@ -29,6 +29,7 @@ REASON_DISASTER: Final = "disaster"
 
 _DOMAIN_HOLD = b"klyra/kl1/hold\0"
 _MAX_TEXT = 4096
+_ORIGIN_PARTS = 3  # ledger name, collector id, shard
 _MAX_INTEGER = 2**53 - 1
 _MAX_ORDINAL = 2**32 - 1
 _HEX = re.compile(r"(?:[0-9a-f]{2})+", re.ASCII)
@@ -321,6 +322,15 @@ class Key(ControlDocument):
     vkey: str | None
     org_ref: bytes | None
     revoked_after_seq: int | None = None
+
+    def signs_log(self, origin: str) -> bool:
+        """Say whether it is about a key of the collector whose log `origin` is, rather than about an emitter's.
+
+        Emitters choose their own names, so that a key's name alone says nothing.
+        """
+        parts = origin.split("/")
+        own = self.boot is None and self.org_ref is None and self.vkey is not None
+        return own and len(parts) >= _ORIGIN_PARTS and parts[-2] == self.emitter_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,23 @@ class TestControl:
         expected = hashlib.sha256(b"klyra/kl1/hold\0" + bytes(16) + b'{"a":1}').digest()
         assert control.hold_commitment(bytes(16), {"a": 1}) == expected
 
+    @pytest.mark.parametrize(
+        ("key", "expected"),
+        [
+            (control.Key(1, "collector", None, "vkey", None), True),
+            (control.Key(1, "collector", None, "vkey", None, 5), True),
+            (control.Key(1, "collector", "boot", "vkey", None), False),
+            (control.Key(1, "collector", None, "vkey", REF), False),
+            (control.Key(1, "collector", None, None, None), False),
+            (control.Key(1, "name/collector/2026", None, "vkey", None), False),
+            (control.Key(1, "name/collector/2026", None, "vkey", REF), False),
+        ],
+    )
+    def test_an_emitters_key_signs_no_log_whatever_it_is_called(self, key, expected) -> None:
+        """Only the collector's own, which belong to no organization and no boot."""
+        assert key.signs_log("name/collector/2026") == expected
+        assert not key.signs_log("collector")
+
     def test_a_hold_covers_its_window(self) -> None:
         """Both ends included; without an end, for ever."""
         hold = control.Hold("h", REF, 5, 10)

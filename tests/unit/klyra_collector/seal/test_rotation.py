@@ -354,3 +354,14 @@ class TestEmitterKeys:
             ledger.commit_emitter_key(ledger.identity.collector_id, self.VKEY, None, None)
         assert (caught.value.code, bool(caught.value.remedy)) == ("bad_emitter_id", True)
         ledger.close()
+
+    def test_no_emitter_is_one_of_the_collectors_logs(self, tmp_path, clock) -> None:
+        """Neither by its name nor by its key: both would make it look like a key that signs checkpoints."""
+        ledger = open_ledger(tmp_path, clock)
+        public = note.VerifyingKey.parse(ledger.vkey).public
+        stranger = note.SigningKey.from_seed(ledger.origin, os.urandom(32)).vkey
+        for emitter_id, vkey in ((ledger.origin, stranger), ("billing", str(note.VerifyingKey("billing", public)))):
+            with pytest.raises(Rejected) as caught:
+                ledger.commit_emitter_key(emitter_id, vkey, "org_acme", None)
+            assert (caught.value.code, bool(caught.value.remedy)) == ("bad_emitter_id", True)
+        ledger.close()

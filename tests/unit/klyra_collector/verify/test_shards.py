@@ -118,20 +118,20 @@ class TestRow:
         facts.note("a", 1, leaf, ShardClose("b", second.vkey))
         facts.note("b", 0, leaf, ShardOpen("a", 2, bytes(32), "year"))
         links = [link("a", 2), link("b", 1)]
-        (found,) = Lineage(links, facts, is_whole=True, is_interrupted=False).check()
+        (found,) = Lineage(links, facts, is_whole=True, turning_since_us=None).check()
         assert (found.problem.verdict, "case" in found.problem.reason) == (V.CONTROL_ALTERED, True)
 
     def test_records_behind_the_close_are_extra(self) -> None:
         """Nothing may follow it."""
         facts = ControlFacts()
         facts.note("a", 1, first_leaf(LedgerBuilder().begin()), ShardClose("b", "key"))
-        found = list(Lineage([link("a", 3)], facts, is_whole=False, is_interrupted=False).check())
+        found = list(Lineage([link("a", 3)], facts, is_whole=False, turning_since_us=None).check())
         assert [(one.index, one.problem.verdict) for one in found] == [(2, V.EXTRA)]
 
     def test_a_shard_behind_another_begins_with_its_open_record(self) -> None:
         """Otherwise it is none of this ledger."""
         facts = ControlFacts(["a", "b"])
-        found = list(Lineage([link("a", 3), link("b", 3)], facts, is_whole=True, is_interrupted=False).check())
+        found = list(Lineage([link("a", 3), link("b", 3)], facts, is_whole=True, turning_since_us=None).check())
         assert [(one.shard, one.problem.verdict) for one in found] == [(1, V.CONTROL_ALTERED)]
 
 
