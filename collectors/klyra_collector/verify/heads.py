@@ -138,7 +138,7 @@ class HeadReader:
         newest = self._heads.newest
         if newest is not None:
             # Whatever was believed in any way must be true of the leaves that are shown, not only the newest head.
-            others = [head for head in (published, last_signed) if head is not None and head is not newest]
+            others = [head for head in (published, last_signed) if head and head.checkpoint != newest.checkpoint]
             kept += [head for head in others if head.checkpoint.size <= newest.checkpoint.size]
             self._judge_kept(kept, newest.checkpoint)
             good = (*self._heads.kept, newest)
