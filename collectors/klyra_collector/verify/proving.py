@@ -40,6 +40,7 @@ _HAS_TARGET: Final = Flag.HAS_TARGET.value
 _PARENTS: Final = {"actor": {"actor", "metadata"}, "target": {"resource", "metadata"}}
 _MEMBERS: Final = {"id", "name"}  # those of a person outside the metadata
 _SCALARS: Final = {str, type(None)}
+_PLAIN: Final = {str, type(None), bool}  # values of which every one is of the profile
 _POINTER_PARTS: Final = 3
 _MAX_KNOWN: Final = 4096  # keys and sets of pointers that are remembered; a hostile file may have any number
 
@@ -215,9 +216,11 @@ class BodyProver:
             if not self._keys.issuperset(value) and not self._learn(value):
                 return False
             members = value.values()
+        if _PLAIN.issuperset(map(type, members)):
+            return True
         for member in members:
             kind = type(member)
-            if kind is str or member is None or kind is bool:
+            if kind in _PLAIN:
                 continue
             if kind is int:
                 if not -MAX_INTEGER <= member <= MAX_INTEGER:
