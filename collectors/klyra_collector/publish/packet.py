@@ -19,7 +19,8 @@ from klyra_audit.format import packet, rendering, sections
 from klyra_audit.format.errors import FormatError, ProfileError, SectionError
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_audit.format.packet import Counts, Manifest, Run, Window
-from klyra_audit.format.packet_lines import encode_whole, entry_line
+from klyra_audit.format.packet_lines import encode_ordinary, entry_line
+from klyra_audit.format.sections import SALT_SIZE
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.publish.packet_archive import PacketArchive
 from klyra_collector.publish.packet_run import PlannedRun, RunControls, effective_expire_day, lineage, plan_run
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klyra_audit.format.frame import BodyFrame
+    from klyra_audit.format.ordinary import OrdinaryBody
     from klyra_collector.publish.published import PublishedLedger
 
 RenderingName = Literal["csv", "json"]
@@ -231,12 +233,12 @@ class _Builder:
 
     def _events(self, run: PlannedRun) -> Iterator[tuple[int, Leaf]]:
         """Yield the events of a run that lie in the window and were chosen."""
-        chosen, window, shard = self._request.chosen, self._window, run.shard
+        chosen, window, shard, event = self._request.chosen, self._window, run.shard, Kind.EVENT.value
         for index in run.indexes():
-            if shard.kind(index) != Kind.EVENT:
-                continue
             leaf = shard.unpack(index)
-            if leaf.ingest_us in window and (chosen is None or chosen.has(shard.origin, index)):
+            if leaf.kind != event or leaf.ingest_us not in window:
+                continue
+            if chosen is None or chosen.has(shard.origin, index):
                 yield index, leaf
 
 
@@ -256,21 +258,32 @@ def _overlapping(shards: list[PacketShard], start_us: int) -> list[PacketShard]:
 def _entry(run: PlannedRun, index: int, leaf: Leaf) -> tuple[bytes, dict[str, Any]]:
     """Return the line of an entry with its newline, and its eight members."""
     shard = run.shard
-    body = shard.bodies.find(index, leaf)
-    if body is None:
-        raise LedgerDamaged(f"The body of record {index} of {shard.origin} is missing.", remedy=_REMEDY)
     try:
-        erased = _check(body)
-        parts = body.sections
-        if not erased and not body.attachment:
-            line_bytes = encode_whole(shard.origin, leaf.org_seq, parts, body.salts)
-            return line_bytes + b"\n", rendering.joined(parts.core, parts.actor, parts.target)
-        line = entry_line(shard.origin, leaf.org_seq, parts, body.salts, body.commitments, erased, body.attachment)
-        kept = line.sections()
-        return line.encode() + b"\n", rendering.joined(kept.core, kept.actor, kept.target)
+        ordinary = shard.bodies.find_ordinary(index, leaf)
+        if ordinary is not None:
+            return encode_ordinary(shard.origin, leaf.org_seq, ordinary) + b"\n", _joined(ordinary)
+        return _uncommon_entry(shard, index, leaf)
     except (FormatError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"The body of record {index} of {shard.origin} is not what was sealed: {error}."
         raise LedgerDamaged(reason, remedy=_REMEDY) from error
+
+
+def _joined(body: OrdinaryBody) -> dict[str, Any]:
+    actor = None if body.actor is None else body.actor[SALT_SIZE:]
+    target = None if body.target is None else body.target[SALT_SIZE:]
+    return rendering.joined(body.core[SALT_SIZE:], actor, target)
+
+
+def _uncommon_entry(shard: PacketShard, index: int, leaf: Leaf) -> tuple[bytes, dict[str, Any]]:
+    """Return the same of a body that was moved or erased, or was signed by its emitter."""
+    body = shard.bodies.find(index, leaf)
+    if body is None:
+        raise LedgerDamaged(f"The body of record {index} of {shard.origin} is missing.", remedy=_REMEDY)
+    erased = _check(body)
+    parts = body.sections
+    line = entry_line(shard.origin, leaf.org_seq, parts, body.salts, body.commitments, erased, body.attachment)
+    kept = line.sections()
+    return line.encode() + b"\n", rendering.joined(kept.core, kept.actor, kept.target)
 
 
 def _check(body: BodyFrame) -> frozenset[str]:

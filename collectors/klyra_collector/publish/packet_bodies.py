@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format import frame
 from klyra_audit.format.errors import FrameError
+from klyra_audit.format.ordinary import read_ordinary
 from klyra_collector.data_directory import FRAMES
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from klyra_audit.format.frame import BodyFrame
     from klyra_audit.format.leaf import Leaf
+    from klyra_audit.format.ordinary import OrdinaryBody
     from klyra_collector.data_directory import ShardDirectory
 
 _HELD: Final = "held"
@@ -42,6 +44,11 @@ class PacketBodies:
         body = self._find_in(str(leaf.expire_day), index, leaf.commit)
         return body or self._find_moved(index, leaf)
 
+    def find_ordinary(self, index: int, leaf: Leaf) -> OrdinaryBody | None:
+        """Return the body of a leaf if it is ordinary and stands where nearly all do; None says nothing."""
+        file = self._file(str(leaf.expire_day))
+        return None if file is None else file.find_ordinary(index, leaf.commit)
+
     def _find_moved(self, index: int, leaf: Leaf) -> BodyFrame | None:
         if not self._shard.bodies.is_dir():
             return None
@@ -53,10 +60,13 @@ class PacketBodies:
         return None
 
     def _find_in(self, name: str, index: int, commit: bytes) -> BodyFrame | None:
+        file = self._file(name)
+        return None if file is None else file.find(index, commit)
+
+    def _file(self, name: str) -> _DayFile | None:
         if name not in self._files:
             self._files[name] = _open(self._shard.bodies / name / FRAMES)
-        file = self._files[name]
-        return None if file is None else file.find(index, commit)
+        return self._files[name]
 
 
 class _DayFile:
@@ -74,8 +84,17 @@ class _DayFile:
         """Return a body: ahead of the one before it, else from the beginning."""
         return self._search(index, commit, self._offset) or self._search(index, commit, 0)
 
+    def find_ordinary(self, index: int, commit: bytes) -> OrdinaryBody | None:
+        """Return the next body of that index if it is ordinary and the leaf's."""
+        offset = self._mapped.find(_needle(index), self._offset)
+        body = read_ordinary(self._buffer, offset) if offset >= 0 else None
+        if body is None or body.commit != commit:
+            return None
+        self._offset = body.end
+        return body
+
     def _search(self, index: int, commit: bytes, start: int) -> BodyFrame | None:
-        needle = frame.BODY_MAGIC + index.to_bytes(8)
+        needle = _needle(index)
         offset = self._mapped.find(needle, start)
         while offset >= 0:
             try:
@@ -87,6 +106,10 @@ class _DayFile:
                 return body
             offset = self._mapped.find(needle, offset + 1)
         return None
+
+
+def _needle(index: int) -> bytes:
+    return frame.BODY_MAGIC + index.to_bytes(8)
 
 
 def _open(path: Path) -> _DayFile | None:

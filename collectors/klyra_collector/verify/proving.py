@@ -8,17 +8,16 @@ proven here that would not be found to be right there; a test compares the two.
 
 from __future__ import annotations
 
-import hashlib
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from klyra_audit.format.canonical import MAX_BYTES, MAX_DEPTH, MAX_INTEGER, MAX_KEY_CHARACTERS
-from klyra_audit.format.frame import BODY_HEADER_SIZE, BODY_MAGIC
+from klyra_audit.format.canonical import MAX_DEPTH, MAX_INTEGER, MAX_KEY_CHARACTERS
+from klyra_audit.format.frame import BODY_HEADER_SIZE
 from klyra_audit.format.leaf import LEAF_SIZE, VERSION, Flag, Kind
-from klyra_audit.format.sections import ABSENT, SALT_SIZE
+from klyra_audit.format.ordinary import read_ordinary
+from klyra_audit.format.sections import SALT_SIZE
 from klyra_collector.verify.walk import WINDOW_BYTES
 
 if TYPE_CHECKING:
@@ -27,12 +26,9 @@ if TYPE_CHECKING:
     from klyra_collector.verify.scan import LeafReader
     from klyra_collector.verify.walk import Source
 
-_HEADER: Final = struct.Struct(">4sQIIII32s32s32sII")
+_LENGTHS: Final = struct.Struct(">12x4I")  # of a body's header
 _LEAF: Final = struct.Struct(">BBHI16s56x32s")  # version, kind, flags, expire_day, org_ref, commit
-_CHECKED: Final = _HEADER.size - 4  # so much of a header is under its checksum
-_COMMITMENTS: Final = slice(28, 124)  # of a header
-_DOMAINS: Final = (b"klyra/kl1/core\0", b"klyra/kl1/actor\0", b"klyra/kl1/target\0")
-_DOMAIN_EVENT: Final = b"klyra/kl1/event\0"
+_EVENT: Final = b"klyra/kl1/event\0"
 _EVENT: Final = (VERSION, Kind.EVENT.value)
 _BACKFILLED: Final = Flag.BACKFILLED.value
 _HAS_ACTOR: Final = Flag.HAS_ACTOR.value
@@ -44,7 +40,6 @@ _PLAIN: Final = {str, type(None), bool}  # values of which every one is of the p
 _POINTER_PARTS: Final = 3
 _MAX_KNOWN: Final = 4096  # keys and sets of pointers that are remembered; a hostile file may have any number
 
-_sha256 = hashlib.sha256
 _loads = orjson.loads
 _dumps = orjson.dumps
 _SORTED: Final = orjson.OPT_SORT_KEYS
@@ -88,7 +83,7 @@ class BodyProver:
     def _refill(self, offset: int, place: int) -> bool:
         """Read on from an offset; False if the frame there is in the window, and could not be proven."""
         if 0 <= place <= len(self._window) - BODY_HEADER_SIZE:
-            lengths = _HEADER.unpack_from(self._window, place)[2:6]
+            lengths = _LENGTHS.unpack_from(self._window, place)
             if place + BODY_HEADER_SIZE + sum(lengths) + 3 * SALT_SIZE <= len(self._window):
                 return False
         self._base = offset
@@ -97,53 +92,18 @@ class BodyProver:
 
     def _prove_at(self, place: int, report: FrameReport) -> int | None:
         """Prove the body at a place of the window; return where it ends, None if it cannot be proven."""
-        window = self._window
-        if place + BODY_HEADER_SIZE > len(window):
+        body = read_ordinary(self._window, place)
+        if body is None or body.index >= self._limit:
             return None
-        header = _HEADER.unpack_from(window, place)
-        magic, index, core_size, actor_size, target_size, evidence_size, c_core, c_actor, c_target, crc, checksum = (
-            header
-        )
-        if (
-            magic != BODY_MAGIC
-            or evidence_size
-            or crc
-            or c_core == ABSENT
-            or index >= self._limit
-            or core_size + actor_size + target_size > MAX_BYTES
-            or zlib.crc32(window[place : place + _CHECKED]) != checksum
-        ):
-            return None
-        parts = self._parts(place + BODY_HEADER_SIZE, (core_size, actor_size, target_size), (c_core, c_actor, c_target))
-        if parts is None:
-            return None
-        core, actor, target, end = parts
-        commit = _sha256(_DOMAIN_EVENT + window[place + _COMMITMENTS.start : place + _COMMITMENTS.stop]).digest()
+        actor = None if body.actor is None else body.actor[SALT_SIZE:]
+        target = None if body.target is None else body.target[SALT_SIZE:]
         flags = (0 if actor is None else _HAS_ACTOR) | (0 if target is None else _HAS_TARGET)
-        org_ref = self._prove_leaf(index, flags, commit)
-        if org_ref is None or core is None or not self._prove_sections(core, actor, target, org_ref):
+        org_ref = self._prove_leaf(body.index, flags, body.commit)
+        if org_ref is None or not self._prove_sections(body.core[SALT_SIZE:], actor, target, org_ref):
             return None
-        report.indexes.append(index)
+        report.indexes.append(body.index)
         report.offsets.append(self._base + place)
-        return end
-
-    def _parts(
-        self, at: int, sizes: tuple[int, int, int], proofs: tuple[bytes, bytes, bytes]
-    ) -> tuple[bytes | None, bytes | None, bytes | None, int] | None:
-        """Return the sections that are what their commitments say, and where they end; None if one is not."""
-        parts: list[bytes | None] = []
-        for size, proof, domain in zip(sizes, proofs, _DOMAINS, strict=True):
-            if proof == ABSENT:
-                if size:
-                    return None
-                parts.append(None)
-                continue
-            salted = self._window[at : at + SALT_SIZE + size]
-            if len(salted) != SALT_SIZE + size or _sha256(domain + salted).digest() != proof:
-                return None
-            parts.append(salted[SALT_SIZE:])
-            at += SALT_SIZE + size
-        return parts[0], parts[1], parts[2], at
+        return body.end
 
     def _prove_leaf(self, index: int, flags: int, commit: bytes) -> bytes | None:
         """Return the org_ref of the leaf that commits to an event of this day's file, None if none is known to."""

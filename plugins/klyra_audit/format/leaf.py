@@ -49,6 +49,7 @@ class Flag(IntFlag):
     BACKFILLED = 8
 
 
+_LAST_KIND = max(Kind).value
 _RESERVED_FLAGS = 0xFFFF & ~sum(Flag)
 
 
@@ -93,11 +94,11 @@ class Leaf(NamedTuple):
         """
         if len(encoded) != LEAF_SIZE:
             raise LeafError(f"a leaf is {LEAF_SIZE} bytes long, not {len(encoded)}")
-        version, *fields = _STRUCT.unpack(encoded)
-        leaf = cls(*fields)
-        if version != VERSION:
-            raise UnknownLeafError(f"leaf version {version} is not known")
-        if leaf.kind > Kind.QUARANTINE:
+        fields = _STRUCT.unpack(encoded)
+        if fields[0] != VERSION:
+            raise UnknownLeafError(f"leaf version {fields[0]} is not known")
+        leaf = cls._make(fields[1:])
+        if leaf.kind > _LAST_KIND:
             raise UnknownLeafError(f"leaf kind {leaf.kind} is not known")
         if leaf.flags & _RESERVED_FLAGS:
             raise LeafError("a reserved flag is set")

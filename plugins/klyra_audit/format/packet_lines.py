@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from klyra_audit.format.ordinary import OrdinaryBody
+
     _Value = TypeVar("_Value")
 
 _NO_SALT: Final = bytes(SALT_SIZE)
@@ -208,23 +210,24 @@ class HeadsFile:
         return _spelled(file, encoded, file.encode)
 
 
-def encode_whole(log: str, org_seq: int, parts: Sections, salts: Salts) -> bytes:
-    """Return the line of a body of which nothing is erased and that no emitter signed: nearly all are such.
-
-    The same bytes as `entry_line(…).encode()`, in half the time.
-    """
+def encode_ordinary(log: str, org_seq: int, body: OrdinaryBody) -> bytes:
+    """Return the line of an ordinary body: the same bytes as `entry_line(…).encode()`, in half the time."""
     return orjson.dumps(
         {
             "log": log,
             "org_seq": org_seq,
             "sections": {
-                "core": _opened_form(parts.core, salts.core),
-                "actor": None if parts.actor is None else _opened_form(parts.actor, salts.actor),
-                "target": None if parts.target is None else _opened_form(parts.target, salts.target),
+                "core": _ordinary_form(body.core),
+                "actor": None if body.actor is None else _ordinary_form(body.actor),
+                "target": None if body.target is None else _ordinary_form(body.target),
             },
             "batch": None,
         }
     )
+
+
+def _ordinary_form(salted: bytes) -> dict[str, str]:
+    return {"salt": _base64(salted[:SALT_SIZE]), "canonical": salted[SALT_SIZE:].decode()}
 
 
 def entry_line(

@@ -36,11 +36,11 @@ _TARGET_POINTERS = ("/resource/id", "/resource/name")
 _TARGET_FIXED = frozenset(_TARGET_POINTERS)
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
-_DOMAIN_CORE = b"klyra/kl1/core\0"
-_DOMAIN_ACTOR = b"klyra/kl1/actor\0"
-_DOMAIN_TARGET = b"klyra/kl1/target\0"
-_DOMAINS: dict[SectionName, bytes] = {"core": _DOMAIN_CORE, "actor": _DOMAIN_ACTOR, "target": _DOMAIN_TARGET}
-_DOMAIN_EVENT = b"klyra/kl1/event\0"
+DOMAIN_CORE = b"klyra/kl1/core\0"
+DOMAIN_ACTOR = b"klyra/kl1/actor\0"
+DOMAIN_TARGET = b"klyra/kl1/target\0"
+_DOMAINS: dict[SectionName, bytes] = {"core": DOMAIN_CORE, "actor": DOMAIN_ACTOR, "target": DOMAIN_TARGET}
+DOMAIN_EVENT = b"klyra/kl1/event\0"
 _DOMAIN_CONTROL = b"klyra/kl1/control\0"
 _DOMAIN_ORGANIZATION = b"klyra/kl1/org\0"
 
@@ -102,7 +102,7 @@ class Commitments:
 
     def event_commit(self) -> bytes:
         """Return the leaf's `commit` of an event or quarantine record."""
-        return _sha256(_DOMAIN_EVENT + self.core + self.actor + self.target).digest()
+        return _sha256(DOMAIN_EVENT + self.core + self.actor + self.target).digest()
 
 
 def is_organization_id(text: str) -> bool:
@@ -126,9 +126,9 @@ def commitments(sections: Sections, salts: Salts) -> Commitments:
     """Return the three commitments of an event."""
     actor, target = sections.actor, sections.target
     return Commitments(
-        _sha256(_DOMAIN_CORE + salts.core + sections.core).digest(),
-        ABSENT if actor is None else _sha256(_DOMAIN_ACTOR + salts.actor + actor).digest(),
-        ABSENT if target is None else _sha256(_DOMAIN_TARGET + salts.target + target).digest(),
+        _sha256(DOMAIN_CORE + salts.core + sections.core).digest(),
+        ABSENT if actor is None else _sha256(DOMAIN_ACTOR + salts.actor + actor).digest(),
+        ABSENT if target is None else _sha256(DOMAIN_TARGET + salts.target + target).digest(),
     )
 
 

@@ -12,11 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klyra_audit.format import rendering, sections, stored_zip
+from klyra_audit.format import frame, rendering, sections, stored_zip
 from klyra_audit.format.batch import Evidence
 from klyra_audit.format.errors import PacketError
+from klyra_audit.format.frame import BodyFrame
 from klyra_audit.format.heads import Head, head_proof
-from klyra_audit.format.packet_lines import ControlLine, EntryLine, Erased, HeadsFile, Opened, encode_whole, entry_line
+from klyra_audit.format.ordinary import read_ordinary
+from klyra_audit.format.packet_lines import (
+    ControlLine,
+    EntryLine,
+    Erased,
+    HeadsFile,
+    Opened,
+    encode_ordinary,
+    entry_line,
+)
 from klyra_audit.format.sections import Salts
 from klyra_audit.format.stored_zip import StoredMember
 from support.records import document
@@ -134,7 +144,9 @@ class TestLines:
         assert line.sections() == sections.Sections(parts.core, parts.actor, None)
         assert line.salts().target == bytes(16)
         whole = entry_line("klyra/c1/2026", 7, parts, salts, proofs, frozenset(), b"")
-        assert whole.encode() == encode_whole("klyra/c1/2026", 7, parts, salts)
+        ordinary = read_ordinary(frame.encode_body(BodyFrame(0, parts, salts, proofs)), 0)
+        assert ordinary is not None
+        assert whole.encode() == encode_ordinary("klyra/c1/2026", 7, ordinary)
 
     def test_a_line_without_a_core(self) -> None:
         """It has no sections to speak of."""
