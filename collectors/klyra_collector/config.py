@@ -15,7 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from klyra_audit.errors import Rejected
 from klyra_collector.data_directory import DataDirectory
-from klyra_collector.receive.body import MAX_INFLIGHT_BYTES, MAX_REQUEST_BYTES
+from klyra_collector.receive.body import MAX_REQUEST_BYTES
+from klyra_collector.receive.budget import MAX_INFLIGHT_BYTES
 from klyra_collector.seal.recent import LEAST_DAYS
 from klyra_collector.seal.sealer import MAX_WAITING_BYTES
 from klyra_collector.secret_reference import is_reference
@@ -71,6 +72,63 @@ class Otlp(_Section):
     http: Listener = Listener(listen="127.0.0.1:4318")
 
 
+class ForwardUser(_Section):
+    """A Forward peer that has a user of its own.
+
+    Attributes:
+        user: its name in the handshake.
+        password: reference to its password, `env:NAME` or `file:PATH`.
+        key: reference to the emit key that its entries are sealed with.
+    """
+
+    user: str = Field(min_length=1)
+    password: str
+    key: str
+
+    @field_validator("password", "key")
+    @classmethod
+    def _refers(cls, value: str) -> str:
+        if not is_reference(value):
+            raise ValueError("must be env:NAME or file:PATH, not the secret itself")
+        return value
+
+
+class ForwardSettings(Listener):
+    """The Fluent Forward receiver; it starts when it knows which key its peers send with.
+
+    Attributes:
+        hostname: the collector's name in the handshake; None takes this machine's.
+        shared_key: reference to the shared key; None for no handshake.
+        key: reference to the emit key of peers without a user.
+        clients: peers with a user.
+        open: without a shared key, listen where others than this machine can connect.
+        event_types: pattern of tags → event type, for records that name none; the first match wins.
+        max_connections: open at once.
+        handshake_seconds: until a peer has proven who it is.
+        message_seconds: from a message's first byte to its last.
+        idle_seconds: between two messages.
+    """
+
+    listen: str = "127.0.0.1:24224"
+    hostname: str | None = None
+    shared_key: str | None = None
+    key: str | None = None
+    clients: tuple[ForwardUser, ...] = ()
+    open: bool = False
+    event_types: dict[str, str] = Field(default_factory=dict)
+    max_connections: int = Field(1000, gt=0)
+    handshake_seconds: float = Field(10, gt=0)
+    message_seconds: float = Field(60, gt=0)
+    idle_seconds: float = Field(3600, gt=0)
+
+    @field_validator("shared_key", "key")
+    @classmethod
+    def _refers(cls, value: str | None) -> str | None:
+        if value is not None and not is_reference(value):
+            raise ValueError("must be env:NAME or file:PATH, not the secret itself")
+        return value
+
+
 class LedgerSettings(_Section):
     """The ledger's name, fixed at first start, the keys that sign it, and what tells a restored disk image.
 
@@ -111,12 +169,16 @@ class IntakeSettings(_Section):
         max_inflight_bytes: of all requests being worked on.
         max_waiting_bytes: of records waiting for the next commit.
         recognised_days: UTC days for which an event's id is recognised as a repeat; 2 make at least 24 hours.
+        organization_events_per_second: what each organization may send in the long run; 0 for no limit.
+        organization_burst: events it may send at once after a pause.
     """
 
     max_request_bytes: int = Field(MAX_REQUEST_BYTES, gt=0)
     max_inflight_bytes: int = Field(MAX_INFLIGHT_BYTES, gt=0)
     max_waiting_bytes: int = Field(MAX_WAITING_BYTES, gt=0)
     recognised_days: int = Field(LEAST_DAYS, ge=LEAST_DAYS)
+    organization_events_per_second: float = Field(0, ge=0)
+    organization_burst: int = Field(10_000, gt=0)
 
 
 class LogSettings(_Section):
@@ -165,6 +227,7 @@ class Settings(BaseSettings):
     collector: CollectorSettings = CollectorSettings()
     api: Listener = Listener(listen="127.0.0.1:8080")
     otlp: Otlp = Otlp()
+    forward: ForwardSettings = ForwardSettings()
     intake: IntakeSettings = IntakeSettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import Rejected
-from klyra_collector.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+
+    from klyra_collector.receive.budget import Reservation
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024  # opentelemetry-proto specification 1.11: recommended default, also inflated
-MAX_INFLIGHT_BYTES = 128 * 1024 * 1024
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _CHUNK = 1024 * 1024
@@ -41,44 +40,6 @@ class MalformedBody(Rejected):
     """The body is not compressed in the way its header says."""
 
     code = "malformed_body"
-
-
-class InflightBudget:
-    """Bytes of bodies held in memory by all requests together."""
-
-    def __init__(self, limit: int = MAX_INFLIGHT_BYTES) -> None:
-        self._limit = limit
-        self.held = 0
-
-    @contextmanager
-    def reservation(self) -> Iterator[Reservation]:
-        """Hold bytes for one request until the block ends."""
-        reservation = Reservation(self)
-        try:
-            yield reservation
-        finally:
-            self.held -= reservation.held
-
-    def hold(self, count: int) -> None:
-        """Take `count` bytes; `Overloaded` if that is more than is left."""
-        if self.held + count > self._limit:
-            raise Overloaded(
-                f"Requests of {self.held} bytes are being worked on.", remedy="Send the same request again shortly."
-            )
-        self.held += count
-
-
-class Reservation:
-    """The bytes one request holds."""
-
-    def __init__(self, budget: InflightBudget) -> None:
-        self._budget = budget
-        self.held = 0
-
-    def hold(self, count: int) -> None:
-        """Hold `count` bytes more."""
-        self._budget.hold(count)
-        self.held += count
 
 
 async def read_body(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
@@ -13,9 +14,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from klyra_audit.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 OWN_PREFIX = "klyra."
@@ -23,6 +24,8 @@ SALTS = "klyra.salts"
 SEQUENCE = "klyra.emitter.seq"
 SECTIONS = "klyra.sections"
 RECORD_ID = "audit.record.id"
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 _MAX_NESTING = 32
 _OWN_COUNT = 3
@@ -62,7 +65,16 @@ class OwnForm(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """Any other OTLP log record, its values as Python's own."""
+    """Any other log record, its values as Python's own; what a protocol does not have is left out.
+
+    Attributes:
+        trace_id, span_id: hexadecimal.
+        severity_number, severity_text, flags: 0 and "" when unset.
+        dropped_attributes_count: attributes that were lost before the record came here.
+        scope_name, scope_version, scope_attributes: of the instrumentation scope.
+        tag: Forward's.
+        best_effort: it came over a connection on which it cannot be acknowledged.
+    """
 
     event_name: str
     body: Any
@@ -71,6 +83,23 @@ class Foreign(NamedTuple):
     observed_time_unix_nano: int
     trace_id: str
     span_id: str
+    severity_number: int = 0
+    severity_text: str = ""
+    flags: int = 0
+    dropped_attributes_count: int = 0
+    scope_name: str = ""
+    scope_version: str = ""
+    scope_attributes: Mapping[str, Any] = NOTHING
+    tag: str = ""
+    best_effort: bool = False
+
+
+class Scope(NamedTuple):
+    """The instrumentation scope of some records."""
+
+    name: str = ""
+    version: str = ""
+    attributes: Mapping[str, Any] = NOTHING
 
 
 class WireRecord(Protocol):
@@ -112,7 +141,8 @@ def decode_protobuf(body: bytes) -> list[WireRecord]:
     for resource_logs in request.resource_logs:
         resource = _first_of_each(resource_logs.resource.attributes)
         for scope_logs in resource_logs.scope_logs:
-            records.extend(ProtobufRecord(resource, record) for record in scope_logs.log_records)
+            scope = _scope(scope_logs.scope)
+            records.extend(ProtobufRecord(resource, scope, record) for record in scope_logs.log_records)
     return records
 
 
@@ -129,17 +159,19 @@ def decode_json(body: bytes) -> list[WireRecord]:
         attributes = _objects(_object(resource_logs.get("resource") or {}, "resource"), "attributes")
         resource = {key: value for key, value in map(_json_attribute, attributes)}  # noqa: C416 - typed pairs
         for scope_logs in _objects(resource_logs, "scopeLogs"):
-            records.extend(JsonRecord(resource, record) for record in _objects(scope_logs, "logRecords"))
+            scope = _json_scope(_object(scope_logs.get("scope") or {}, "scope"))
+            records.extend(JsonRecord(resource, scope, record) for record in _objects(scope_logs, "logRecords"))
     return records
 
 
 class ProtobufRecord:
     """A record of a protobuf request."""
 
-    __slots__ = ("_message", "resource")
+    __slots__ = ("_message", "_scope", "resource")
 
-    def __init__(self, resource: dict[str, Any], message: LogRecord) -> None:
+    def __init__(self, resource: dict[str, Any], scope: Scope, message: LogRecord) -> None:
         self.resource = resource
+        self._scope = scope
         self._message = message
 
     def own_form(self) -> OwnForm | None:
@@ -192,6 +224,11 @@ class ProtobufRecord:
             message.observed_time_unix_nano,
             message.trace_id.hex(),
             message.span_id.hex(),
+            message.severity_number,
+            message.severity_text,
+            message.flags,
+            message.dropped_attributes_count,
+            *self._scope,
         )
 
     def record_id(self) -> str | None:
@@ -204,6 +241,10 @@ class ProtobufRecord:
     def raw(self) -> bytes:
         """See `WireRecord`."""
         return self._message.SerializeToString()
+
+
+def _scope(scope: InstrumentationScope) -> Scope:
+    return Scope(scope.name, scope.version, _first_of_each(scope.attributes))
 
 
 def _each_once(attributes: Iterable[KeyValue]) -> dict[str, Any]:
@@ -234,10 +275,11 @@ def _python_value(value: AnyValue) -> Any:  # noqa: ANN401 - an AnyValue holds a
 class JsonRecord:
     """A record of an OTLP/JSON request (opentelemetry-proto specification, JSON Protobuf Encoding)."""
 
-    __slots__ = ("_members", "resource")
+    __slots__ = ("_members", "_scope", "resource")
 
-    def __init__(self, resource: dict[str, Any], members: dict[str, Any]) -> None:
+    def __init__(self, resource: dict[str, Any], scope: Scope, members: dict[str, Any]) -> None:
         self.resource = resource
+        self._scope = scope
         self._members = members
 
     def own_form(self) -> OwnForm | None:
@@ -276,6 +318,11 @@ class JsonRecord:
             _json_integer(members.get("observedTimeUnixNano", 0)),
             _text(members.get("traceId")).lower(),
             _text(members.get("spanId")).lower(),
+            _json_integer(members.get("severityNumber", 0)),
+            _text(members.get("severityText")),
+            _json_integer(members.get("flags", 0)),
+            _json_integer(members.get("droppedAttributesCount", 0)),
+            *self._scope,
         )
 
     def record_id(self) -> str | None:
@@ -288,6 +335,11 @@ class JsonRecord:
     def raw(self) -> bytes:
         """See `WireRecord`."""
         return orjson.dumps(self._members)
+
+
+def _json_scope(members: dict[str, Any]) -> Scope:
+    attributes = dict(map(_json_attribute, _objects(members, "attributes")))
+    return Scope(_text(members.get("name")), _text(members.get("version")), attributes)
 
 
 def _json_attribute(attribute: dict[str, Any]) -> tuple[str, Any]:

@@ -22,9 +22,12 @@ from klyra_audit.errors import Paused
 from klyra_audit.validation import Validator
 from klyra_collector.observe import CollectorMetrics, ExpiryMetrics
 from klyra_collector.pipeline import Pipeline
-from klyra_collector.receive.body import InflightBudget
-from klyra_collector.receive.otlp_http import Ingest, create_app
+from klyra_collector.receive.budget import InflightBudget
+from klyra_collector.receive.forward.assembly import receiving_forward
+from klyra_collector.receive.ingest import Ingest
+from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
+from klyra_collector.receive.rates import OrganizationRates
 from klyra_collector.receive.senders import Senders
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
@@ -135,8 +138,15 @@ async def _serve_collector(
     metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
     metrics.watch_shard(lambda: ledger.year_start_us)
     pipeline = Pipeline(senders=senders, catalog=catalog, validator=validator, seal=sealer, wall_us=clock.wall_us)
-    budget = InflightBudget(settings.intake.max_inflight_bytes)
-    ingest = Ingest(pipeline, senders, budget, metrics, settings.intake.max_request_bytes)
+    intake = settings.intake
+    ingest = Ingest(
+        pipeline=pipeline,
+        senders=senders,
+        budget=InflightBudget(intake.max_inflight_bytes),
+        rates=OrganizationRates(intake.organization_events_per_second, intake.organization_burst),
+        observer=metrics,
+        max_request_bytes=intake.max_request_bytes,
+    )
     drain = OutboxDrain(
         registry=registry, sealer=sealer, ledger=ledger, catalog=catalog, validator=validator, wall_us=clock.wall_us
     )
@@ -155,9 +165,17 @@ async def _serve_collector(
         on_thread=sealer.on_thread,
         prometheus=metrics.prometheus,
     )
+    forward = receiving_forward(
+        settings.forward,
+        lambda: listen(settings.forward, "forward.listen"),
+        ingest=ingest,
+        catalog=catalog,
+        prometheus=metrics.prometheus,
+    )
     try:
-        async with cosigned, _expiring(settings, ledger, sealer, metrics):
-            await serve_http(app, listening, lambda url: on_ready({"otlp_http": url}))
+        async with cosigned, _expiring(settings, ledger, sealer, metrics), forward as forward_address:
+            addresses = {} if forward_address is None else {"forward": forward_address}
+            await serve_http(app, listening, lambda url: on_ready({"otlp_http": url, **addresses}))
     finally:
         # The order matters: no more requests, then no more commands, then everything that waits is answered.
         stop_draining.set()
