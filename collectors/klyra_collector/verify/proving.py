@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _LENGTHS: Final = struct.Struct(">12x4I")  # of a body's header
 _LEAF: Final = struct.Struct(">BBHI16s56x32s")  # version, kind, flags, expire_day, org_ref, commit
-_EVENT: Final = b"klyra/kl1/event\0"
 _EVENT: Final = (VERSION, Kind.EVENT.value)
 _BACKFILLED: Final = Flag.BACKFILLED.value
 _HAS_ACTOR: Final = Flag.HAS_ACTOR.value
