@@ -92,15 +92,15 @@ class BodyProver:
     def _prove_at(self, place: int, report: FrameReport) -> int | None:
         """Prove the body at a place of the window; return where it ends, None if it cannot be proven."""
         body = read_ordinary(self._window, place)
-        if body is None or body.index >= self._limit:
+        if body is None or body.leaf_index >= self._limit:
             return None
         actor = None if body.actor is None else body.actor[SALT_SIZE:]
         target = None if body.target is None else body.target[SALT_SIZE:]
         flags = (0 if actor is None else _HAS_ACTOR) | (0 if target is None else _HAS_TARGET)
-        org_ref = self._prove_leaf(body.index, flags, body.commit)
+        org_ref = self._prove_leaf(body.leaf_index, flags, body.commit)
         if org_ref is None or not self._prove_sections(body.core[SALT_SIZE:], actor, target, org_ref):
             return None
-        report.indexes.append(body.index)
+        report.indexes.append(body.leaf_index)
         report.offsets.append(self._base + place)
         return body.end
 

@@ -32,13 +32,13 @@ class OrdinaryBody(NamedTuple):
     """A body that is what its header commits to. A tuple, since one is made for every body that is read.
 
     Attributes:
-        index: of the leaf in its shard.
+        leaf_index: of the leaf in its shard.
         end: offset behind the frame.
         commit: what a leaf must hold to be its leaf.
         core, actor, target: salt and canonical bytes of each section, one behind the other; None for an absent one.
     """
 
-    index: int
+    leaf_index: int
     end: int
     commit: bytes
     core: bytes

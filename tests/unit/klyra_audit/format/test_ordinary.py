@@ -35,7 +35,7 @@ def test_an_ordinary_body_is_read_like_any_other(parts: Sections, buffer) -> Non
     end, general = read_body(encoded, 6)
     found = read_ordinary(buffer(encoded), 6)
     assert found is not None
-    assert (found.index, found.end, found.commit) == (7, end, general.commitments.event_commit())
+    assert (found.leaf_index, found.end, found.commit) == (7, end, general.commitments.event_commit())
     for name in ("core", "actor", "target"):
         encoded_section = getattr(general.sections, name)
         salted = None if encoded_section is None else getattr(general.salts, name) + encoded_section
