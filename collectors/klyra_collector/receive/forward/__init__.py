@@ -1,0 +1,1 @@
+"""Fluent Forward: from a connection to sealed entries, and back to acknowledgements."""
