@@ -64,16 +64,18 @@ class RunInfo:
 
     Attributes:
         api, otlp_http: URLs; None for a role that does not run here.
+        forward: `host:port`; None if that receiver did not start.
         pids: process id of each process, the supervisor's own included.
     """
 
     api: str | None
     otlp_http: str | None
+    forward: str | None
     pids: dict[str, int]
 
     def as_json(self) -> bytes:
         """Return the bytes of `run.json`."""
-        addresses = {"api": self.api, "otlp_http": self.otlp_http}
+        addresses = {"api": self.api, "otlp_http": self.otlp_http, "forward": self.forward}
         present = {name: url for name, url in addresses.items() if url is not None}
         return orjson.dumps({**present, "pids": self.pids}, option=orjson.OPT_INDENT_2) + b"\n"
 
@@ -133,7 +135,7 @@ class Supervisor:
             addresses |= child.addresses
         pids = {"supervisor": os.getpid()}
         pids |= {child.name: child.process.pid for child in self._children if child.process is not None}
-        return RunInfo(addresses.get("api"), addresses.get("otlp_http"), pids)
+        return RunInfo(addresses.get("api"), addresses.get("otlp_http"), addresses.get("forward"), pids)
 
     def wait(self) -> int:
         """Watch until SIGTERM or SIGINT, then stop all; return the exit status.
@@ -222,6 +224,8 @@ class Supervisor:
             members["api"] = {"listen": listened["api"].removeprefix("http://")}
         if "otlp_http" in listened:
             members["otlp"] = {"http": {"listen": listened["otlp_http"].removeprefix("http://")}}
+        if "forward" in listened:
+            members["forward"] = {**self._settings.forward.model_dump(mode="json"), "listen": listened["forward"]}
         return members
 
     def _await_ready(self, child: _Child) -> None:
