@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from klyra_audit.errors import Rejected
@@ -215,6 +215,32 @@ class WitnessSettings(_Section):
     interval_seconds: float = Field(60, gt=0)
 
 
+class SigningProcessorSettings(_Section):
+    """A key that may sign records on their way here: one `[[signing_processor]]` each (docs/opentelemetry-audit.md).
+
+    Attributes:
+        certificate: PEM file; or
+        public_key: PEM file of a bare public key; or
+        hmac_key: reference to the base64 of a shared secret, `env:NAME` or `file:PATH`.
+        key_id: what records call the key when they neither show nor fingerprint its certificate.
+        organization_id: whose records it may sign; None for everybody's.
+    """
+
+    certificate: Path | None = None
+    public_key: Path | None = None
+    hmac_key: str | None = None
+    key_id: str | None = None
+    organization_id: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_key(self) -> Self:
+        if sum(item is not None for item in (self.certificate, self.public_key, self.hmac_key)) != 1:
+            raise ValueError("must have exactly one of certificate, public_key and hmac_key")
+        if self.hmac_key is not None and not is_reference(self.hmac_key):
+            raise ValueError("hmac_key must be env:NAME or file:PATH, not the secret itself")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. Build it with `load`."""
 
@@ -233,6 +259,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     registry: RegistrySettings = RegistrySettings()
     witness: WitnessSettings = WitnessSettings()
+    signing_processor: tuple[SigningProcessorSettings, ...] = ()
     confirm_clock: bool = Field(default=False, description="an operator vouches for the clock at this start")
     catalog: Path | None = Field(None, description="a catalog file of your own event types")
 

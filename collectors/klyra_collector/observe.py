@@ -12,12 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from klyra_audit import timestamps
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_audit.timestamps import MICROSECONDS
+from klyra_collector.pipeline import BatchRefused
+from klyra_collector.receive.signing_processor import BAD_SIGNATURE
 from klyra_collector.stages import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from klyra_collector.pipeline import Accepted
+    from klyra_collector.pipeline import Accepted, Refusal
     from klyra_collector.registry import Registry
     from klyra_collector.registry.errors import KeyRefused
     from klyra_collector.seal.expiry import Expired
@@ -38,6 +40,12 @@ class CollectorMetrics:
         self._duplicated = self._counter("klyra_events_duplicated", "Records recognised as repeats")
         self._refused = Counter(
             "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
+        )
+        self._bad_signatures = self._counter(
+            "klyra_bad_signatures", "Records whose audit.integrity.value is wrong: quarantined or refused"
+        )
+        self._broken_chains = self._counter(
+            "klyra_broken_audit_chains", "Records that contradict the audit.sequence of another of their request"
         )
         self._commit_seconds = Histogram("klyra_commit_seconds", "Duration of a commit", registry=self._prometheus)
         self._unsigned = Counter(
@@ -74,12 +82,22 @@ class CollectorMetrics:
         self._accepted.inc(len(accepted.records))
         for refusal in accepted.refusals:
             _log.warning("quarantined", pointer=refusal.pointer, reason=refusal.reason, code=refusal.code)
+        self._count_bad_signatures(accepted.refusals)
+        for record in accepted.examined.values():
+            if record.chain_warning:
+                self._broken_chains.inc()
+                _log.warning("audit_chain_broken", record_id=record.record_id, reason=record.chain_warning)
 
     def refused(self, error: KlyraError) -> None:
         """See `ReceiveObserver`."""
         self._refused.labels(error.code).inc()
+        if isinstance(error, BatchRefused):
+            self._count_bad_signatures(error.refusals)
         if isinstance(error, RetryLater):
             _log.warning("request_deferred", code=error.code, reason=str(error))
+
+    def _count_bad_signatures(self, refusals: Iterable[Refusal]) -> None:
+        self._bad_signatures.inc(sum(refusal.code == BAD_SIGNATURE for refusal in refusals))
 
     def key_refused(self, error: KeyRefused, endpoint: str) -> None:
         """See `ReceiveObserver`: a refused key becomes an entry, since stock clients drop what it brought."""

@@ -8,23 +8,26 @@ Receivers turn protocols into wire records and outcomes into answers; everything
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.errors import Conflict
 from klyra_collector.quarantine import quarantine_record
+from klyra_collector.receive.audit_record import with_chain_warnings
 from klyra_collector.receive.opening import RequestOpener
+from klyra_collector.receive.signing_processor import SignatureCheck
 from klyra_collector.receive.wire import MalformedRequest
 from klyra_collector.stages import Submission
 from klyra_collector.validate.judge import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from klyra_audit.catalog import Catalog
     from klyra_audit.validation import Validator
+    from klyra_collector.receive.audit_record import AuditRecord
     from klyra_collector.receive.senders import Sender, Senders
     from klyra_collector.receive.wire import WireRecord
     from klyra_collector.stages import Outcome, Record, Seal, Tenancy
@@ -67,24 +70,37 @@ class BatchRefused(Rejected):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: one record and outcome each, and why some were quarantined."""
+    """What became of a batch: one record and outcome each, and why some were quarantined.
+
+    Attributes:
+        examined: of a strict batch, what is to be answered about the records that are not in our own form, by position.
+    """
 
     records: tuple[Record, ...]
     outcomes: tuple[Outcome, ...]
     refusals: tuple[Refusal, ...]
+    examined: Mapping[int, AuditRecord] = field(default_factory=dict)
 
 
 class Pipeline:
     """From wire records to durable outcomes."""
 
     def __init__(
-        self, *, senders: Senders, catalog: Catalog, validator: Validator, seal: Seal, wall_us: Callable[[], int]
+        self,
+        *,
+        senders: Senders,
+        catalog: Catalog,
+        validator: Validator,
+        seal: Seal,
+        wall_us: Callable[[], int],
+        signatures: SignatureCheck | None = None,
     ) -> None:
         self._senders = senders
         self._catalog = catalog
         self._validator = validator
         self._seal = seal
         self._wall_us = wall_us
+        self._signatures = signatures or SignatureCheck()
 
     async def accept(self, wire: Sequence[WireRecord], request: bytes, sender: Sender, *, strict: bool) -> Accepted:
         """Make a request's records durable.
@@ -100,7 +116,9 @@ class Pipeline:
             MalformedRequest: a value inside a record is not OTLP.
             RetryLater: nothing was acknowledged.
         """
-        opener = RequestOpener(sender, request, self._wall_us(), self._catalog)
+        opener = RequestOpener(
+            sender, request, self._wall_us(), self._catalog, signatures=self._signatures, strict=strict
+        )
         records: list[Record] = []
         refusals: list[Refusal] = []
         for position, item in enumerate(wire):
@@ -118,7 +136,7 @@ class Pipeline:
             outcomes = await self._seal.seal(submission) if records else ()
         except Conflict as error:
             raise BatchRefused([_conflict(position, wire[position]) for position in error.positions]) from error
-        return Accepted(submission.records, tuple(outcomes), tuple(refusals))
+        return Accepted(submission.records, tuple(outcomes), tuple(refusals), with_chain_warnings(opener.examined))
 
     async def _tenancy(self, sender: Sender, candidate: Candidate) -> Tenancy:
         """Return whose event it is to be: the key's organization, or for a key of many the one it names."""

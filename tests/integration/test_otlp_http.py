@@ -106,7 +106,8 @@ class TestAccepted:
     @pytest.mark.parametrize("path", [LOGS, AUDIT])
     def test_foreign_records_are_mapped_in_both_encodings(self, running, since, path) -> None:
         """The same foreign record as protobuf and as JSON is the same event: the second is a repeat."""
-        record = MAPPED | {"attributes": MAPPED["attributes"] | {"audit.record.id": fresh_boot()}}
+        attributes = MAPPED["attributes"] | {"audit.record.id": fresh_boot()}
+        record = MAPPED | {"observed": MAPPED["time"], "attributes": attributes}
         assert running.post(path, otlp.foreign(record)).status_code == 200
         answer = running.post(path, otlp.foreign_json(record), Content_Type="application/json; charset=utf-8")
         assert answer.status_code == 200
@@ -135,7 +136,7 @@ class TestAccepted:
         """OTLP clients may send nothing."""
         assert running.post(LOGS, b"").status_code == 200
         assert running.post(LOGS, b"{}", Content_Type="application/json").json() == {}
-        assert running.post(AUDIT, b"").json() == {"receipts": []}
+        assert running.post(AUDIT, b"").json()["receipts"] == []
         assert since() == []
 
     def test_an_old_timestamp_is_accepted(self, running, since) -> None:

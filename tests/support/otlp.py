@@ -84,7 +84,7 @@ def json_value(value: Any) -> dict[str, Any]:  # noqa: PLR0911 - one for each ki
 
 
 def foreign(*records: dict[str, Any], resource: dict[str, Any] | None = None) -> bytes:
-    """Return a protobuf request of records given as {event_name, body, time, attributes}."""
+    """Return a protobuf request of records given as {event_name, body, time, observed, attributes}."""
     request = ExportLogsServiceRequest()
     resource_logs = request.resource_logs.add()
     for key, value in (resource or {}).items():
@@ -94,6 +94,7 @@ def foreign(*records: dict[str, Any], resource: dict[str, Any] | None = None) ->
         message = scope.log_records.add()
         message.event_name = record.get("event_name", "")
         message.time_unix_nano = record.get("time", 0)
+        message.observed_time_unix_nano = record.get("observed", 0)
         message.trace_id = bytes.fromhex(record.get("trace_id", ""))
         if "body" in record:
             message.body.CopyFrom(any_value(record["body"]))
@@ -109,6 +110,7 @@ def foreign_json(*records: dict[str, Any], resource: dict[str, Any] | None = Non
         {
             "eventName": record.get("event_name", ""),
             "timeUnixNano": str(record.get("time", 0)),
+            "observedTimeUnixNano": str(record.get("observed", 0)),
             "traceId": record.get("trace_id", ""),
             "body": json_value(record.get("body")),
             "attributes": [

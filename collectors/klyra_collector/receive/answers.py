@@ -6,10 +6,8 @@ with Retry-After, and an invalid event on `/v1/logs` is quarantined and acknowle
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from google.rpc.status_pb2 import Status as RpcStatus
@@ -17,7 +15,6 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from starlette.responses import Response
 
 from klyra_audit.errors import KlyraError, Paused, RetryLater
-from klyra_audit.format.leaf import Leaf
 from klyra_collector.pipeline import BatchRefused
 from klyra_collector.receive.body import TooLarge, UnsupportedEncoding, UnsupportedMediaType
 from klyra_collector.registry.errors import KeyRefused
@@ -26,14 +23,13 @@ from klyra_collector.stages import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from klyra_collector.pipeline import Accepted, Refusal
-    from klyra_collector.stages import Outcome, Record
+    from klyra_collector.pipeline import Accepted
+    from klyra_collector.stages import Outcome
 
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 
 _MAX_NAMED = 5
-_NANOSECONDS_PER_MICROSECOND = 1000
 _NOT_ALLOWED = frozenset({"foreign_organization", "foreign_emitter"})
 
 # google.rpc.Code
@@ -66,32 +62,18 @@ def logs_success(accepted: Accepted, media_type: str) -> Response:
     return Response(answer.SerializeToString(), media_type=PROTOBUF)
 
 
-def receipts(accepted: Accepted) -> Response:
-    """Return 200 for `/v1/audit`: a receipt for each record, in the request's order."""
-    listed = [_receipt(record, outcome) for record, outcome in zip(accepted.records, accepted.outcomes, strict=True)]
-    return Response(orjson.dumps({"receipts": listed}), media_type=JSON)
-
-
 def failure(error: KlyraError, media_type: str) -> Response:
     """Return the answer of `/v1/logs` to an error, a google.rpc.Status in the request's encoding if we know it."""
-    http_status, code = _status_of(error)
+    http_status, code = status_of(error)
     if media_type == PROTOBUF:
         content = RpcStatus(code=code, message=str(error)).SerializeToString()
-        return Response(content, http_status, _headers(error), PROTOBUF)
+        return Response(content, http_status, headers_of(error), PROTOBUF)
     content = orjson.dumps({"code": code, "message": str(error)})
-    return Response(content, http_status, _headers(error), JSON)
+    return Response(content, http_status, headers_of(error), JSON)
 
 
-def audit_failure(error: KlyraError) -> Response:
-    """Return the answer of `/v1/audit` to an error: whatever it is, nothing of the batch was sealed."""
-    http_status, _ = _status_of(error)
-    content: dict[str, Any] = {"status": _draft_status(http_status), "code": error.code, "reason": str(error)}
-    if isinstance(error, BatchRefused):
-        content["records"] = [_refused(refusal) for refusal in error.refusals]
-    return Response(orjson.dumps(content), http_status, _headers(error), JSON)
-
-
-def _status_of(error: KlyraError) -> tuple[int, int]:
+def status_of(error: KlyraError) -> tuple[int, int]:
+    """Return the HTTP status and the google.rpc.Code of an error."""
     if isinstance(error, BatchRefused):
         codes = {refusal.code for refusal in error.refusals}
         if "id_conflict" in codes:
@@ -104,41 +86,16 @@ def _status_of(error: KlyraError) -> tuple[int, int]:
     return 400, _INVALID_ARGUMENT
 
 
-def _draft_status(http_status: int) -> str:
-    """Return the status word of the OpenTelemetry audit draft."""
-    if http_status in (401, 403):
-        return "rejected_authz"
-    return "failed_internal" if http_status == 503 else "rejected_schema_invalid"  # noqa: PLR2004 - HTTP
+def retry_seconds(error: RetryLater) -> int:
+    """Return after how many whole seconds to try again."""
+    return max(1, math.ceil(error.retry_after))
 
 
-def _headers(error: KlyraError) -> dict[str, str]:
+def headers_of(error: KlyraError) -> dict[str, str]:
+    """Return the headers that go with an error."""
     if isinstance(error, RetryLater):
-        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+        return {"Retry-After": str(retry_seconds(error))}
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, KeyRefused) else {}
-
-
-def _receipt(record: Record, outcome: Outcome) -> dict[str, Any]:
-    sealed = outcome.sealed
-    return {
-        "record_id": record.record_id,
-        "status": "verified_queued",
-        "duplicate": outcome.status is Status.DUPLICATE,
-        "log": sealed.log,
-        "index": sealed.index,
-        "leaf": base64.b64encode(sealed.leaf).decode(),
-        "integrity_hash": hashlib.sha256(record.content).hexdigest(),
-        "sink_timestamp": str(Leaf.unpack(sealed.leaf).ingest_us * _NANOSECONDS_PER_MICROSECOND),
-    }
-
-
-def _refused(refusal: Refusal) -> dict[str, Any]:
-    return {
-        "position": refusal.position,
-        "record_id": refusal.record_id,
-        "pointer": refusal.pointer,
-        "reason": refusal.reason,
-        "code": refusal.code,
-    }
 
 
 def _warning(accepted: Accepted) -> str:

@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import InvalidEvent
-from klyra_audit.format import canonical, sections
+from klyra_audit.format import sections
 from klyra_audit.format.errors import ProfileError
 from klyra_audit.format.sections import Salts
+from klyra_collector.receive.audit_record import examine
 from klyra_collector.receive.mapping import Arrival, map_record
 from klyra_collector.receive.own_form import emitter_position, open_own_form
+from klyra_collector.receive.signing_processor import SignatureCheck, place_signature, without_signature
 from klyra_collector.receive.wire import DuplicateAttribute
 from klyra_collector.validate.judge import Candidate
 
 if TYPE_CHECKING:
     from klyra_audit.catalog import Catalog
+    from klyra_collector.receive.audit_record import AuditRecord
     from klyra_collector.receive.senders import Sender
     from klyra_collector.receive.wire import OwnForm, WireRecord
     from klyra_collector.stages import EmitterPosition
@@ -31,12 +34,18 @@ class RequestOpener:
         request: its decoded bytes, which make the ids of records without one repeatable.
         received_us: when it came.
         catalog: for what foreign records do not say.
+        signatures: checks those that records bring along.
+        strict: hold the records that are not in our own form to the OpenTelemetry audit draft.
+        examined: then, what is to be answered about each of them, by position.
     """
 
     sender: Sender
     request: bytes
     received_us: int
     catalog: Catalog
+    signatures: SignatureCheck = field(default_factory=SignatureCheck)
+    strict: bool = False
+    examined: dict[int, AuditRecord] = field(default_factory=dict, init=False)
     _request_seed: bytes = field(default=b"", init=False)
 
     def open(self, item: WireRecord, position: int) -> Candidate:
@@ -67,10 +76,13 @@ class RequestOpener:
 
     def _map(self, item: WireRecord, position: int) -> Candidate:
         foreign = item.foreign()
-        document = map_record(foreign, item.resource, self._arrival(position), self.catalog)
+        document = map_record(without_signature(foreign), item.resource, self._arrival(position), self.catalog)
+        signature = self.signatures.check(foreign, item.resource, document["organization_id"])
+        if self.strict:
+            self.examined[position] = examine(foreign, signature)
         try:
-            encoded = canonical.encode(document)
-            parts = sections.split(document, self.catalog.marks(document["event_type"]))
+            encoded, marks = place_signature(document, signature, self.catalog.marks(document["event_type"]))
+            parts = sections.split(document, marks)
         except ProfileError as error:
             raise InvalidEvent(error.reason, pointer=error.pointer) from error
         return Candidate(document, encoded, parts, Salts.draw(), None)

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.receive import answers
+from klyra_collector.receive import answers, audit_draft
 from klyra_collector.receive.http_request import accept_request, media_type
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def create_app(ingest: Ingest, metrics: Callable[[], tuple[bytes, str]], is_read
 
     async def audit(request: Request) -> Response:
         try:
-            return answers.receipts(await accept_request(ingest, request, strict=True))
+            return audit_draft.receipts(await accept_request(ingest, request, strict=True))
         except KlyraError as error:
-            return answers.audit_failure(await ingest.noted(error, request.url.path))
+            return audit_draft.failure(await ingest.noted(error, request.url.path))
 
     async def show_metrics(_: Request) -> Response:
         content, content_type = metrics()

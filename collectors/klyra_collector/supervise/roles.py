@@ -29,6 +29,8 @@ from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.rates import OrganizationRates
 from klyra_collector.receive.senders import Senders
+from klyra_collector.receive.signing_keys import load_keys
+from klyra_collector.receive.signing_processor import SignatureCheck
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.clock import SystemClock
@@ -137,7 +139,14 @@ async def _serve_collector(
     sealer = Sealer(ledger, metrics, max_waiting_bytes=settings.intake.max_waiting_bytes)
     metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
     metrics.watch_shard(lambda: ledger.year_start_us)
-    pipeline = Pipeline(senders=senders, catalog=catalog, validator=validator, seal=sealer, wall_us=clock.wall_us)
+    pipeline = Pipeline(
+        senders=senders,
+        catalog=catalog,
+        validator=validator,
+        seal=sealer,
+        wall_us=clock.wall_us,
+        signatures=SignatureCheck(load_keys(settings.signing_processor)),
+    )
     intake = settings.intake
     ingest = Ingest(
         pipeline=pipeline,
