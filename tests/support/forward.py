@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import json
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import msgpack
 import zstandard
 
+from klyra_audit.format import sections
+from klyra_audit.format.leaf import Kind
 from klyra_audit.forward.encoding import event_time
 from klyra_audit.forward.handshake import Helo, Ping, Pong
+from support import collector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from support.collector import Running
+
+SHARED_KEY, USER, PASSWORD = "the shared key", "billing", "a password"
 TAG = "app.audit"
 NANOSECONDS = 1_781_000_000_123_456_789
 TIME = event_time(NANOSECONDS)
@@ -72,6 +80,46 @@ def zstandard_compressed(entries: Sequence[Any], tag: Any = TAG, **options: Any)
 
 
 MODES = (message, forward, packed_forward, packed_text, gzipped, zstandard_compressed)
+
+
+def start(root: Path, keys: dict[str, str], **settings: Any) -> Running:
+    """Start a collector that receives Forward with ACME's key; settings of the section without `FORWARD__`.
+
+    What is neither text nor number is written as JSON. `KEY=""` leaves the default key out.
+    """
+    chosen = {"LISTEN": "127.0.0.1:0", "KEY": secret(root, "key", keys[collector.ACME])} | settings
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+    return collector.start(root, keys, **{f"FORWARD__{name}": text for name, text in texts.items() if text})
+
+
+def secret(root: Path, name: str, text: str) -> str:
+    """Return a reference to a file that holds a secret."""
+    path = root / f"secret-{name}"
+    path.write_text(text + "\n")
+    return f"file:{path}"
+
+
+def address(running: Running) -> str:
+    """Return where a collector receives Forward: its newest start message says so."""
+    ready = [line for line in log(running).splitlines() if line.startswith("collector is ready ")][-1]
+    return json.loads(ready.removeprefix("collector is ready ").replace("'", '"'))["forward"]
+
+
+def log(running: Running) -> str:
+    """Return what a collector has logged so far."""
+    return (running.root / "collector.log").read_text()
+
+
+def events(running: Running, start: int = 0) -> list[dict[str, Any]]:
+    """Return the documents of the events sealed from index `start` on, but for the product's own."""
+    sealed = [sections.join(item.body.sections) for item in running.sealed(start) if item.leaf.kind == Kind.EVENT]
+    own = {"access.denied", "organization.created", "api_key.created", "api_key.revoked"}
+    return [item for item in sealed if item["event_type"] not in own and item["actor"]["id"] != "tests"]
+
+
+def quarantined(running: Running, start: int = 0) -> list[dict[str, Any]]:
+    """Return what is said of the inputs quarantined from index `start` on."""
+    return [json.loads(item.body.sections.core) for item in running.sealed(start) if item.leaf.kind == Kind.QUARANTINE]
 
 
 class Wire:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from klyra_audit.errors import KlyraError, Rejected
+from klyra_audit.errors import KlyraError, Paused, Rejected
 from klyra_audit.forward.errors import HandshakeFailed, MessageTooLarge, NotForward
 from klyra_audit.forward.framing import Framer
 from klyra_audit.forward.handshake import MAX_HANDSHAKE_BYTES, Helo, Ping, Pong
@@ -139,7 +139,7 @@ class ForwardConnection:
         except HandshakeFailed as error:
             await self._write(Pong.refusing(str(error)).encode())
             raise
-        except KlyraError:
+        except (Rejected, Paused):
             await self._write(Pong.refusing("The collector's own key for this sender is refused.").encode())
             raise
         await self._write(Pong.accepting(ping, helo, hostname=access.hostname, shared_key=access.shared_key).encode())
@@ -162,7 +162,7 @@ class ForwardConnection:
             if not received:
                 return False
             self._framer.feed(received)
-        sender = await self._intake.ingest.senders.authenticate(peer.key_text)
+        sender = await self._intake.sender(peer)
         with self._intake.ingest.reservation(sender) as reservation:
             await self._hold(reservation, self._framer.held)
             raw, trouble = await self._read_messages(reservation)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from klyra_collector.receive.forward.record import ForwardRecord
     from klyra_collector.receive.forward.tags import TagTypes
     from klyra_collector.receive.ingest import Ingest
+    from klyra_collector.receive.senders import Sender
 
 PATIENCE_SECONDS: Final = 10.0  # the least of the senders' own acknowledgement timeouts is longer
 
@@ -85,6 +86,17 @@ class ForwardIntake:
                 unacknowledged = []
             units.append(Unit(records, _seed(message, message.raw_chunk), acknowledgement(message.raw_chunk)))
         return [*units, _unacknowledged(unacknowledged)] if unacknowledged else units
+
+    async def sender(self, peer: Peer) -> Sender:
+        """Return what a peer's key allows now.
+
+        What the seal asks of the registry is asked here, before several units are sealed at once: then none of them
+        waits for it, and they are sealed in the order in which they came.
+        """
+        sender = await self.ingest.senders.authenticate(peer.key_text)
+        if sender.organization_id is not None:
+            await self.ingest.senders.tenancy(sender.organization_id)
+        return sender
 
     async def seal(self, unit: Unit, peer: Peer) -> bytes:
         """Return the answer to a unit once every record of it is durable.

@@ -1,0 +1,40 @@
+// A Forward client that others wrote. One argument: JSON of its options. Prints one line of JSON for each chunk.
+const fs = require("fs");
+const { FluentClient } = require("@fluent-org/logger");
+
+const chosen = JSON.parse(process.argv[2]);
+
+function client() {
+  const socket = { host: chosen.host, port: chosen.port, reconnect: { backoff: 10, delay: 10 } };
+  if (chosen.ca) socket.tls = { ca: fs.readFileSync(chosen.ca), servername: "localhost" };
+  const options = {
+    eventMode: chosen.mode,
+    ack: { ackTimeout: chosen.ackTimeout || 10000 },
+    socket,
+    flushInterval: 10,
+    milliseconds: true,
+  };
+  if (chosen.sharedKey) {
+    options.security = { clientHostname: "node-client", sharedKey: chosen.sharedKey };
+    if (chosen.user) Object.assign(options.security, { username: chosen.user, password: chosen.password });
+  }
+  return new FluentClient(chosen.tag, options);
+}
+
+async function main() {
+  const sender = client();
+  await sender.connect();
+  const results = await Promise.allSettled(chosen.records.map((record) => sender.emit(record)));
+  for (const result of results) {
+    const said = result.status === "fulfilled" ? { acknowledged: true } : { error: result.reason.constructor.name };
+    console.log(JSON.stringify(said));
+  }
+}
+
+main().then(
+  () => process.exit(0),
+  (error) => {
+    console.log(JSON.stringify({ error: error.constructor.name, message: error.message }));
+    process.exit(0);
+  },
+);
