@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import orjson
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from klyra_audit.errors import Rejected
+from klyra_audit.errors import InvalidEvent, Rejected
+from klyra_collector.receive.salvage import NotProtobuf, split_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import NoReturn
 
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+    from klyra_collector.receive.salvage import Part
 
 OWN_PREFIX = "klyra."
 SALTS = "klyra.salts"
@@ -133,10 +139,7 @@ def decode_protobuf(body: bytes) -> list[WireRecord]:
     try:
         request = ExportLogsServiceRequest.FromString(body)
     except DecodeError as error:
-        raise MalformedRequest(
-            "The body is not a protobuf ExportLogsServiceRequest.",
-            remedy="Check the exporter's protocol and Content-Type.",
-        ) from error
+        return _salvaged(body, error)
     records: list[WireRecord] = []
     for resource_logs in request.resource_logs:
         resource = _first_of_each(resource_logs.resource.attributes)
@@ -144,6 +147,26 @@ def decode_protobuf(body: bytes) -> list[WireRecord]:
             scope = _scope(scope_logs.scope)
             records.extend(ProtobufRecord(resource, scope, record) for record in scope_logs.log_records)
     return records
+
+
+def _salvaged(body: bytes, error: DecodeError) -> list[WireRecord]:
+    """Return the records of a request of which the parser refuses some; the others are as good as ever."""
+    try:
+        return [_salvaged_record(part) for part in split_request(body)]
+    except NotProtobuf:
+        raise MalformedRequest(
+            "The body is not a protobuf ExportLogsServiceRequest.",
+            remedy="Check the exporter's protocol and Content-Type.",
+        ) from error
+
+
+def _salvaged_record(part: Part) -> WireRecord:
+    try:
+        resource = _first_of_each(Resource.FromString(part.resource).attributes)
+        scope = _scope(InstrumentationScope.FromString(part.scope))
+        return ProtobufRecord(resource, scope, LogRecord.FromString(part.record))
+    except DecodeError:
+        return UnreadableRecord(part.record)
 
 
 def decode_json(body: bytes) -> list[WireRecord]:
@@ -241,6 +264,35 @@ class ProtobufRecord:
     def raw(self) -> bytes:
         """See `WireRecord`."""
         return self._message.SerializeToString()
+
+
+class UnreadableRecord:
+    """A protobuf record that its parser refuses: some text is not UTF-8, or a value is nested too deeply."""
+
+    __slots__ = ("_encoded", "resource")
+
+    def __init__(self, encoded: bytes) -> None:
+        self.resource: dict[str, Any] = {}
+        self._encoded = encoded
+
+    def own_form(self) -> OwnForm | None:
+        """Raise what has the record quarantined."""
+        self._refuse()
+
+    def foreign(self) -> Foreign:
+        """Raise as `own_form` does."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InvalidEvent("the record, its resource or its scope is nested too deeply or has text that is not UTF-8")
+
+    def record_id(self) -> str | None:
+        """Return None: nothing of it can be read."""
+        return None
+
+    def raw(self) -> bytes:
+        """See `WireRecord`."""
+        return self._encoded
 
 
 def _scope(scope: InstrumentationScope) -> Scope:
