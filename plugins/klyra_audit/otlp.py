@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from klyra_audit.prepared import PreparedEvent
 
 
+_DRAFT_ACTOR_TYPES = {"user": "user", "api_key": "service", "system": "system"}
+
+
 @dataclass(frozen=True, slots=True)
 class EmitterIdentity:
     """What the resource of every record says.
@@ -88,7 +91,7 @@ def _draft_attributes(document: JsonObject) -> list[tuple[str, str]]:
     attributes = [
         ("audit.record.id", document["id"]),
         ("audit.actor.id", actor["id"]),
-        ("audit.actor.type", "user" if actor["type"] == "user" else "service"),
+        ("audit.actor.type", _DRAFT_ACTOR_TYPES.get(actor["type"], "service")),
         ("audit.action", document["action"].upper()),
         ("audit.outcome", document["status"]),
         ("audit.target.id", resource["id"]),
