@@ -12,6 +12,10 @@ import httpx
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult, SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
 
 from klyra_audit import ids
 from klyra_audit.format import sections
@@ -279,17 +283,46 @@ class TestSignatures:
 
 
 @pytest.mark.parametrize("encoding", ["proto", "json"])
-def test_a_real_collector_delivers_to_the_strict_endpoint(running, since, tmp_path, encoding) -> None:
-    """What the OpenTelemetry Collector forwards is sealed; the same again is the same answer to it, sealed once."""
+def test_sdk_and_collector_deliver_to_the_strict_endpoint(running, since, tmp_path, encoding) -> None:
+    """What an application's SDK sends through a real Collector is sealed; the same again succeeds, sealed once."""
     [port] = otelcol.free_ports(1)
     configuration = _FORWARDING.format(port=port, url=running.url, key=running.keys[OTHER], encoding=encoding)
-    body = otlp.foreign(record(), record())
+    exporter = _Remembering(OTLPLogExporter(f"http://127.0.0.1:{port}/v1/logs"))
+    provider = LoggerProvider(Resource({"service.name": "moderation-api"}), shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    sent = record()
+    members = {name: value for name, value in sent["attributes"].items() if name != "nested"}
     with otelcol.running(tmp_path, configuration, [port]):
         for _ in range(2):
-            headers = {"Content-Type": "application/x-protobuf"}
-            assert httpx.post(f"http://127.0.0.1:{port}/v1/logs", content=body, headers=headers).status_code == 200
-    sealed = [entry_of(item) for item in since()]
-    assert [entry["organization_id"] for entry in sealed] == [OTHER, OTHER]
+            provider.get_logger("moderation.api", "1.0").emit(
+                timestamp=sent["time"],
+                observed_timestamp=sent["observed"],
+                event_name=sent["event_name"],
+                body=sent["body"],
+                attributes=members,
+            )
+        provider.shutdown()
+    assert exporter.results == [LogRecordExportResult.SUCCESS] * 2
+    [entry] = [entry_of(item) for item in since()]
+    assert (entry["organization_id"], entry["metadata"]["source_id"]) == (OTHER, id_of(sent))
+
+
+class _Remembering(LogRecordExporter):
+    """Remembers what each export came to."""
+
+    def __init__(self, exporter: LogRecordExporter) -> None:
+        self._exporter = exporter
+        self.results: list[LogRecordExportResult] = []
+
+    def export(self, batch: Any) -> LogRecordExportResult:
+        self.results.append(self._exporter.export(batch))
+        return self.results[-1]
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
 
 
 # Without a queue the exporter's answer is the receiver's: what is acknowledged to the client is sealed.
