@@ -19,6 +19,7 @@ from klyra_audit.format.leaf import Leaf
 from klyra_collector.pipeline import BatchRefused
 from klyra_collector.receive.answers import JSON, headers_of, retry_seconds, status_of
 from klyra_collector.receive.audit_record import FAILED
+from klyra_collector.receive.rates import RateLimited
 from klyra_collector.receive.signing_processor import BAD_SIGNATURE
 from klyra_collector.stages import Status
 
@@ -35,8 +36,8 @@ _WRONG_SIGNATURE = "rejected_verify_failed"
 _NOT_ALLOWED = "rejected_authz"
 _FAILED = "failed_internal"
 _NANOSECONDS_PER_MICROSECOND = 1000
-_UNAUTHORIZED, _FORBIDDEN, _INTERNAL = 401, 403, 500
-_TOO_MANY = 429
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_TOO_MANY = 429  # "throttled by policy"; trouble of our own is 503
 
 
 def receipts(accepted: Accepted) -> Response:
@@ -52,7 +53,7 @@ def receipts(accepted: Accepted) -> Response:
 
 def failure(error: KlyraError) -> Response:
     """Return the answer to an error: whatever it is, nothing of the batch was sealed."""
-    http_status, _ = status_of(error)
+    http_status = _TOO_MANY if isinstance(error, RateLimited) else status_of(error)[0]
     members: dict[str, Any] = {"status": _word(error, http_status), "code": error.code, "reason": str(error)}
     if isinstance(error, RetryLater):
         members["retry_after"] = retry_seconds(error)
@@ -68,7 +69,7 @@ def _word(error: KlyraError, http_status: int) -> str:
         return _WRONG_SIGNATURE
     if http_status in (_UNAUTHORIZED, _FORBIDDEN):
         return _NOT_ALLOWED
-    return _FAILED if http_status >= _INTERNAL or http_status == _TOO_MANY else _INVALID
+    return _FAILED if isinstance(error, RetryLater) else _INVALID
 
 
 def _receipt(record: Record, outcome: Outcome) -> dict[str, Any]:
