@@ -20,7 +20,7 @@ import orjson
 from klyra_audit.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 INTEGRITY_PREFIX: Final = "audit.integrity."
 MAX_DEPTH: Final = 128  # as the signingprocessor: deeper values are refused, not signed
@@ -31,7 +31,7 @@ _LEAST_EXPONENT = -6
 
 
 class NotCanonical(Rejected):
-    """The record has no canonical form: NaN or infinity, text that is not Unicode, or too deep or too long."""
+    """The record has no canonical form: NaN or infinity, no Unicode, too deep, too long, or not of OTLP."""
 
     code = "not_canonical"
 
@@ -88,12 +88,17 @@ def _tagged(value: Any, depth: int) -> str:  # noqa: ANN401 - an OTLP value is a
         return _object([(name, _tagged(inner, depth + 1)) for name, inner in value.items()])
     if isinstance(value, list):
         return f"[{','.join([_tagged(inner, depth + 1) for inner in value])}]"
-    name, write = _SCALARS[type(value)]
+    scalar = _SCALARS.get(type(value))
+    if scalar is None:
+        raise NotCanonical(f"A value is of a kind that OTLP does not have: {type(value).__name__}.")
+    name, write = scalar
     return f'{{"{name}":{write(value)}}}'
 
 
-def _object(members: Iterable[tuple[str, str]]) -> str:
+def _object(members: Sequence[tuple[str, str]]) -> str:
     """Return an object with its names in the order of RFC 8785: by UTF-16 code units."""
+    if not all(isinstance(name, str) for name, _ in members):
+        raise NotCanonical("A name in a map is no text.")
     ordered = sorted(members, key=lambda member: member[0].encode("utf-16-be", "surrogatepass"))
     return f"{{{','.join([f'{_text(name)}:{value}' for name, value in ordered])}}}"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from klyra_collector.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "opentelemetry-audit.md"
@@ -34,6 +37,13 @@ def test_every_row_is_shown_or_explained(row) -> None:
     for module in re.findall(r"`([\w/]+\.py)`", where):
         homes = [ROOT / "collectors" / "klyra_collector", ROOT / "plugins" / "klyra_audit"]
         assert any((home / module).is_file() for home in homes), module
+
+
+def test_its_configuration_is_valid() -> None:
+    """Every key that the page shows how to register is understood."""
+    [example] = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    registered = Settings(**tomllib.loads(example)).signing_processor
+    assert [bool(item.certificate) for item in registered] == [True, False, False]
 
 
 def test_the_table_is_read() -> None:

@@ -77,6 +77,13 @@ def test_text_that_is_not_unicode(where) -> None:
         canonical_record(where)
 
 
+@pytest.mark.parametrize("value", [{1: "x"}, [(1, 2)], object()], ids=["name", "tuple", "object"])
+def test_values_that_otlp_lacks(value) -> None:
+    """What another protocol may carry and OTLP may not is refused, never guessed at."""
+    with pytest.raises(NotCanonical):
+        canonical_record(fields(value))
+
+
 def test_depth_and_length() -> None:
     """128 levels are signed and 129 are not; nor is what is longer than 2 MiB."""
     canonical_record(fields(nested(MAX_DEPTH)))
