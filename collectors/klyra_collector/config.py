@@ -93,6 +93,20 @@ class ForwardUser(_Section):
         return value
 
 
+class ForwardTls(_Section):
+    """TLS of the Forward receiver; files in PEM, read again when they change.
+
+    Attributes:
+        certificate: with the chain behind it.
+        key: the certificate's, without a passphrase.
+        client_ca: certificate authorities, one of which must have signed each client's certificate; None asks for none.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
 class ForwardSettings(Listener):
     """The Fluent Forward receiver; it starts when it knows which key its peers send with.
 
@@ -101,7 +115,8 @@ class ForwardSettings(Listener):
         shared_key: reference to the shared key; None for no handshake.
         key: reference to the emit key of peers without a user.
         clients: peers with a user.
-        open: without a shared key, listen where others than this machine can connect.
+        open: without a shared key or client certificates, listen where others than this machine can connect.
+        tls: None for plain TCP.
         event_types: pattern of tags → event type, for records that name none; the first match wins.
         max_connections: open at once.
         handshake_seconds: until a peer has proven who it is.
@@ -115,6 +130,7 @@ class ForwardSettings(Listener):
     key: str | None = None
     clients: tuple[ForwardUser, ...] = ()
     open: bool = False
+    tls: ForwardTls | None = None
     event_types: dict[str, str] = Field(default_factory=dict)
     max_connections: int = Field(1000, gt=0)
     handshake_seconds: float = Field(10, gt=0)

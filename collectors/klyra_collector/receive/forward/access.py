@@ -120,11 +120,16 @@ def _check_bound(settings: ForwardSettings) -> None:
             "Nothing says which emit key Forward peers send with.",
             remedy="Set forward.key, or forward.clients with a user, a password and a key each.",
         )
-    if settings.shared_key is None and not settings.open and not _is_loopback(settings.host):
+    if not (_proves_itself(settings) or settings.open or _is_loopback(settings.host)):
         raise ForwardUnbound(
             f"Anyone who reaches {settings.listen} could write audit entries.",
-            remedy="Set forward.shared_key, or forward.open = true behind a network that keeps strangers out.",
+            remedy="Set forward.shared_key or forward.tls.client_ca; or forward.open = true in a network of its own.",
         )
+
+
+def _proves_itself(settings: ForwardSettings) -> bool:
+    """Say whether a peer has to prove anything before it may send."""
+    return settings.shared_key is not None or (settings.tls is not None and settings.tls.client_ca is not None)
 
 
 def _is_loopback(host: str) -> bool:

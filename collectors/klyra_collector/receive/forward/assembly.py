@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from klyra_collector.receive.forward.intake import ForwardIntake
 from klyra_collector.receive.forward.metrics import ForwardMetrics
 from klyra_collector.receive.forward.server import ForwardServer
 from klyra_collector.receive.forward.tags import TagTypes
+from klyra_collector.receive.forward.tls import ServerTls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -55,7 +55,7 @@ async def receiving_forward(
         prometheus: where the receiver's metrics are shown.
 
     Raises:
-        UnknownEventType, SecretUnavailable, MissingExtra, PortTaken: before anything is begun.
+        UnknownEventType, SecretUnavailable, TlsUnusable, MissingExtra, PortTaken: before anything is begun.
         ForwardUnbound: something is configured, but not who may send.
     """
     if settings.key is None and not settings.clients and settings.shared_key is None:
@@ -66,13 +66,8 @@ async def receiving_forward(
         return
     server = _build(settings, ingest, catalog, prometheus)
     with contextlib.closing(bind()) as listening:
-        stop = asyncio.Event()
-        running = asyncio.create_task(server.run(listening, stop))
-        try:
+        async with server.serving(listening):
             yield _address(listening)
-        finally:
-            stop.set()
-            await running
 
 
 def _build(settings: ForwardSettings, ingest: Ingest, catalog: Catalog, prometheus: CollectorRegistry) -> ForwardServer:
@@ -88,6 +83,7 @@ def _build(settings: ForwardSettings, ingest: Ingest, catalog: Catalog, promethe
     return ForwardServer(
         access=access,
         intake=ForwardIntake(ingest=ingest, types=TagTypes(settings.event_types), metrics=metrics),
+        tls=None if settings.tls is None else ServerTls(settings.tls),
         limits=ForwardLimits(
             connections=settings.max_connections,
             message_bytes=ingest.max_request_bytes,

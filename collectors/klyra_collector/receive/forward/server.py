@@ -14,10 +14,11 @@ from klyra_collector.receive.senders import REMEMBERED_SECONDS
 
 if TYPE_CHECKING:
     import socket
-    import ssl
+    from collections.abc import AsyncIterator
 
     from klyra_collector.receive.forward.access import Access
     from klyra_collector.receive.forward.intake import ForwardIntake
+    from klyra_collector.receive.forward.tls import ServerTls
 
 HEARTBEAT_BYTE: Final = b"\x00"
 TOO_MANY: Final = "too_many_connections"
@@ -33,7 +34,7 @@ class ForwardServer:
     """Serves Forward on a bound socket."""
 
     def __init__(
-        self, *, access: Access, intake: ForwardIntake, limits: ForwardLimits, tls: ssl.SSLContext | None = None
+        self, *, access: Access, intake: ForwardIntake, limits: ForwardLimits, tls: ServerTls | None = None
     ) -> None:
         self._access = access
         self._intake = intake
@@ -41,20 +42,21 @@ class ForwardServer:
         self._tls = tls
         self._open: dict[ForwardConnection, asyncio.Task[None]] = {}
 
-    async def run(self, listening: socket.socket, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then let what is being sealed be acknowledged."""
+    @contextlib.asynccontextmanager
+    async def serving(self, listening: socket.socket) -> AsyncIterator[None]:
+        """Serve while inside; at the end let what is being sealed be acknowledged."""
         server = await asyncio.start_server(
             self._welcome,
             sock=listening,
             limit=_BUFFER_BYTES,
             backlog=_BACKLOG,
-            ssl=self._tls,
+            ssl=None if self._tls is None else self._tls.context,
             ssl_handshake_timeout=None if self._tls is None else self._limits.handshake_seconds,
         )
         heartbeat = await self._answer_heartbeats(listening)
-        watching = asyncio.create_task(self._watch_keys())
+        watching = asyncio.create_task(self._watch())
         try:
-            await stop.wait()
+            yield
         finally:
             watching.cancel()
             server.close()
@@ -79,20 +81,28 @@ class ForwardServer:
             finally:
                 self._open.pop(connection, None)
 
-    async def _watch_keys(self) -> None:
-        """End the connections of a key as soon as it is known to be refused, also those that say nothing."""
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(REMEMBERED_SECONDS / 4)
-            peers = {connection: connection.peer for connection in self._open if connection.peer is not None}
-            for key_text in {peer.key_text for peer in peers.values()}:
-                error = await self._refusal(key_text)
-                if error is None:
-                    continue
-                for connection, peer in peers.items():
-                    if peer.key_text == key_text:
-                        _log.warning("forward_cut", peer=peer.address, source=peer.source, reason=str(error))
-                        self._intake.metrics.refused(error.code)
-                        connection.cut()
+            try:
+                if self._tls is not None:
+                    self._tls.refresh()
+                await self._cut_refused()
+            except Exception:  # noqa: BLE001 - whatever it is, the next look must come
+                _log.exception("forward_watch_failed")
+
+    async def _cut_refused(self) -> None:
+        """End the connections of a key as soon as it is known to be refused, also those that say nothing."""
+        peers = {connection: connection.peer for connection in self._open if connection.peer is not None}
+        for key_text in {peer.key_text for peer in peers.values()}:
+            error = await self._refusal(key_text)
+            if error is None:
+                continue
+            for connection, peer in peers.items():
+                if peer.key_text == key_text:
+                    _log.warning("forward_cut", peer=peer.address, source=peer.source, reason=str(error))
+                    self._intake.metrics.refused(error.code)
+                    connection.cut()
 
     async def _refusal(self, key_text: str) -> KlyraError | None:
         """Return why a key may not emit any more; a registry that does not answer is no reason."""
@@ -105,7 +115,7 @@ class ForwardServer:
         return None
 
     async def _answer_heartbeats(self, listening: socket.socket) -> asyncio.DatagramTransport | None:
-        """Answer UDP heartbeats on the same port, as fluentd's out_forward sends them by default once did."""
+        """Answer UDP heartbeats on the same port, as fluentd sends them with `heartbeat_type udp`."""
         host, port = listening.getsockname()[:2]
         try:
             transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
