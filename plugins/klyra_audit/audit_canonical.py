@@ -20,7 +20,7 @@ import orjson
 from klyra_audit.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
 INTEGRITY_PREFIX: Final = "audit.integrity."
 MAX_DEPTH: Final = 128  # as the signingprocessor: deeper values are refused, not signed
@@ -58,56 +58,62 @@ class SignedFields(NamedTuple):
 
 def canonical_record(fields: SignedFields) -> bytes:
     """Return the bytes that a signature covers; `NotCanonical` if there can be none."""
-    members: list[tuple[str, str]] = []
+    members: dict[str, Any] = {}
     attributes = {name: value for name, value in fields.attributes.items() if not name.startswith(INTEGRITY_PREFIX)}
+    # The members stand in their order already: RFC 8785 sorts names.
     if attributes:
-        members.append(("attributes", _tagged(attributes, 0)))
+        members["attributes"] = _tagged(attributes, 0)
     if fields.body is not None:
-        members.append(("body", _tagged(fields.body, 0)))
+        members["body"] = _tagged(fields.body, 0)
     if fields.event_name:
-        members.append(("event_name", _text(fields.event_name)))
-    for name, time in (("timestamp", fields.time_unix_nano), ("observed_timestamp", fields.observed_time_unix_nano)):
-        if time:
-            members.append((name, f'"{time}"'))
-    for name, identity in (("trace_id", fields.trace_id), ("span_id", fields.span_id)):
-        if identity.strip("0"):
-            members.append((name, _text(identity)))
-    encoded = _object(members).encode()
+        members["event_name"] = fields.event_name
+    if fields.observed_time_unix_nano:
+        members["observed_timestamp"] = str(fields.observed_time_unix_nano)
+    if fields.span_id.strip("0"):
+        members["span_id"] = fields.span_id
+    if fields.time_unix_nano:
+        members["timestamp"] = str(fields.time_unix_nano)
+    if fields.trace_id.strip("0"):
+        members["trace_id"] = fields.trace_id
+    try:
+        encoded = orjson.dumps(members)
+    except orjson.JSONEncodeError as error:
+        raise NotCanonical("A text is not Unicode: it has a lone surrogate.") from error
     if len(encoded) > MAX_BYTES:
         raise NotCanonical(f"The canonical form is {len(encoded)} bytes long; the limit is {MAX_BYTES}.")
     return encoded
 
 
-def _tagged(value: Any, depth: int) -> str:  # noqa: ANN401 - an OTLP value is anything
-    """Return a value as JSON, scalars with their type."""
+def _tagged(value: Any, depth: int) -> Any:  # noqa: ANN401 - an OTLP value is anything
+    """Return a value as its JSON is to be: scalars with their type, names in order."""
+    kind = type(value)
+    scalar = _SCALARS.get(kind)
+    if scalar is not None:
+        name, convert = scalar
+        return {name: value if convert is None else convert(value)}
+    if value is None:
+        return None
     if depth > MAX_DEPTH:
         raise NotCanonical(f"A value is nested deeper than {MAX_DEPTH} levels.")
-    if value is None:
-        return "null"
-    if isinstance(value, dict):
-        return _object([(name, _tagged(inner, depth + 1)) for name, inner in value.items()])
-    if isinstance(value, list):
-        return f"[{','.join([_tagged(inner, depth + 1) for inner in value])}]"
-    scalar = _SCALARS.get(type(value))
-    if scalar is None:
-        raise NotCanonical(f"A value is of a kind that OTLP does not have: {type(value).__name__}.")
-    name, write = scalar
-    return f'{{"{name}":{write(value)}}}'
+    if kind is dict:
+        return {name: _tagged(value[name], depth + 1) for name in _in_order(value)}
+    if kind is list:
+        return [_tagged(inner, depth + 1) for inner in value]
+    raise NotCanonical(f"A value is of a kind that OTLP does not have: {kind.__name__}.")
 
 
-def _object(members: Sequence[tuple[str, str]]) -> str:
-    """Return an object with its names in the order of RFC 8785: by UTF-16 code units."""
-    if not all(isinstance(name, str) for name, _ in members):
-        raise NotCanonical("A name in a map is no text.")
-    ordered = sorted(members, key=lambda member: member[0].encode("utf-16-be", "surrogatepass"))
-    return f"{{{','.join([f'{_text(name)}:{value}' for name, value in ordered])}}}"
-
-
-def _text(text: str) -> str:
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Return names in the order of RFC 8785: by UTF-16 code units."""
     try:
-        return orjson.dumps(text).decode()
-    except orjson.JSONEncodeError as error:
-        raise NotCanonical("A text is not Unicode: it has a lone surrogate.") from error
+        if "".join(names).isascii():
+            return sorted(names)
+        return sorted(names, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+    except TypeError as error:
+        raise NotCanonical("A name in a map is no text.") from error
+
+
+def _double(value: float) -> orjson.Fragment:
+    return orjson.Fragment(_number(value).encode())
 
 
 def _number(value: float) -> str:
@@ -132,10 +138,10 @@ def _number(value: float) -> str:
     return f"{sign}{digits[0]}{fraction}e{point - 1:+d}"
 
 
-_SCALARS: Final[dict[type, tuple[str, Callable[[Any], str]]]] = {
-    str: ("stringValue", _text),
-    bool: ("boolValue", lambda value: "true" if value else "false"),
-    int: ("intValue", lambda value: f'"{value}"'),
-    float: ("doubleValue", _number),
-    bytes: ("bytesValue", lambda value: f'"{base64.b64encode(value).decode()}"'),
+_SCALARS: Final[dict[type, tuple[str, Callable[[Any], object] | None]]] = {
+    str: ("stringValue", None),
+    bool: ("boolValue", None),
+    int: ("intValue", str),
+    float: ("doubleValue", _double),
+    bytes: ("bytesValue", lambda value: base64.b64encode(value).decode()),
 }
