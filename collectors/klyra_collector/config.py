@@ -240,6 +240,7 @@ class SigningProcessorSettings(_Section):
         hmac_key: reference to the base64 of a shared secret, `env:NAME` or `file:PATH`.
         key_id: what records call the key when they neither show nor fingerprint its certificate.
         organization_id: whose records it may sign; None for everybody's.
+        required: their records from others than our emitters must have a signature that verifies.
     """
 
     certificate: Path | None = None
@@ -247,6 +248,7 @@ class SigningProcessorSettings(_Section):
     hmac_key: str | None = None
     key_id: str | None = None
     organization_id: str | None = None
+    required: bool = False
 
     @model_validator(mode="after")
     def _is_one_key(self) -> Self:

@@ -13,7 +13,7 @@ from klyra_audit import timestamps
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_audit.timestamps import MICROSECONDS
 from klyra_collector.pipeline import BatchRefused
-from klyra_collector.receive.signing_processor import BAD_SIGNATURE
+from klyra_collector.receive.signing_processor import SIGNATURE_FAULTS
 from klyra_collector.stages import Status
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class CollectorMetrics:
             "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
         )
         self._bad_signatures = self._counter(
-            "klyra_bad_signatures", "Records whose audit.integrity.value is wrong: quarantined or refused"
+            "klyra_bad_signatures",
+            "Records whose audit.integrity.value is wrong, or missing where required: quarantined or refused",
         )
         self._broken_chains = self._counter(
             "klyra_broken_audit_chains", "Records that contradict the audit.sequence of another of their request"
@@ -97,7 +98,7 @@ class CollectorMetrics:
             _log.warning("request_deferred", code=error.code, reason=str(error))
 
     def _count_bad_signatures(self, refusals: Iterable[Refusal]) -> None:
-        self._bad_signatures.inc(sum(refusal.code == BAD_SIGNATURE for refusal in refusals))
+        self._bad_signatures.inc(sum(refusal.code in SIGNATURE_FAULTS for refusal in refusals))
 
     def key_refused(self, error: KeyRefused, endpoint: str) -> None:
         """See `ReceiveObserver`: a refused key becomes an entry, since stock clients drop what it brought."""

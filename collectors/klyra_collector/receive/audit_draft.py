@@ -20,7 +20,7 @@ from klyra_collector.pipeline import BatchRefused
 from klyra_collector.receive.answers import JSON, headers_of, retry_seconds, status_of
 from klyra_collector.receive.audit_record import FAILED
 from klyra_collector.receive.rates import RateLimited
-from klyra_collector.receive.signing_processor import BAD_SIGNATURE
+from klyra_collector.receive.signing_processor import SIGNATURE_FAULTS
 from klyra_collector.stages import Status
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def failure(error: KlyraError) -> Response:
 
 def _word(error: KlyraError, http_status: int) -> str:
     """Return the draft's status word for an error."""
-    if isinstance(error, BatchRefused) and any(refusal.code == BAD_SIGNATURE for refusal in error.refusals):
+    if isinstance(error, BatchRefused) and any(refusal.code in SIGNATURE_FAULTS for refusal in error.refusals):
         return _WRONG_SIGNATURE
     if http_status in (_UNAUTHORIZED, _FORBIDDEN):
         return _NOT_ALLOWED
@@ -126,4 +126,4 @@ def _refused(refusal: Refusal) -> dict[str, Any]:
         "reason": refusal.reason,
         "code": refusal.code,
     }
-    return members | {"verify_status": FAILED} if refusal.code == BAD_SIGNATURE else members
+    return members | {"verify_status": FAILED} if refusal.code in SIGNATURE_FAULTS else members

@@ -75,6 +75,11 @@ class SigningKeySettings(Protocol):
         """Whose records it may sign."""
         ...
 
+    @property
+    def required(self) -> bool:
+        """Whether those records must be signed."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey:
@@ -87,6 +92,7 @@ class TrustedKey:
         public: the public key, None for a shared secret.
         secret: the shared secret, b"" for a public key.
         organization_id: whose records it may sign; None for everybody's.
+        required: those records must have a signature that verifies.
     """
 
     name: str
@@ -94,6 +100,7 @@ class TrustedKey:
     public: PublicKey | None
     secret: bytes = b""
     organization_id: str | None = None
+    required: bool = False
 
     @property
     def algorithms(self) -> frozenset[str]:
@@ -141,7 +148,7 @@ def load_keys(settings: Iterable[SigningKeySettings]) -> tuple[TrustedKey, ...]:
 
 def _load(item: SigningKeySettings, setting: str) -> TrustedKey:
     if item.certificate is not None:
-        return of_certificate(_read(item.certificate, setting), setting, item.key_id, item.organization_id)
+        return _of_certificate(_read(item.certificate, setting), setting, item)
     if item.public_key is not None:
         return _of_public_key(_read(item.public_key, setting), setting, item)
     secret = _secret(read_secret(item.hmac_key or "", f"{setting}.hmac_key"), setting)
@@ -151,10 +158,11 @@ def _load(item: SigningKeySettings, setting: str) -> TrustedKey:
         public=None,
         secret=secret,
         organization_id=item.organization_id,
+        required=item.required,
     )
 
 
-def of_certificate(pem: bytes, setting: str, key_id: str | None, organization_id: str | None) -> TrustedKey:
+def _of_certificate(pem: bytes, setting: str, item: SigningKeySettings) -> TrustedKey:
     """Return the key of a certificate, whose dates and issuer are not looked at: the operator vouches for it."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -171,9 +179,10 @@ def of_certificate(pem: bytes, setting: str, key_id: str | None, organization_id
         pass
     return TrustedKey(
         name=fingerprint,
-        references=frozenset(references | ({key_id} if key_id else set())),
+        references=frozenset(references | ({item.key_id} if item.key_id else set())),
         public=_checked(certificate.public_key(), setting),
-        organization_id=organization_id,
+        organization_id=item.organization_id,
+        required=item.required,
     )
 
 
@@ -188,6 +197,7 @@ def _of_public_key(pem: bytes, setting: str, item: SigningKeySettings) -> Truste
         references=frozenset({fingerprint, item.key_id or fingerprint}),
         public=public,
         organization_id=item.organization_id,
+        required=item.required,
     )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from klyra_collector.receive.wire import Foreign
 
 BAD_SIGNATURE: Final = "bad_signature"
+SIGNATURE_REQUIRED: Final = "signature_required"
+SIGNATURE_FAULTS: Final = frozenset({BAD_SIGNATURE, SIGNATURE_REQUIRED})
 PRODUCER: Final = "producer"  # who signed, when the record does not say
 
 _POINTER = f"/attributes/{VALUE}"
@@ -83,6 +85,7 @@ class SignatureCheck:
 
     def __init__(self, keys: Sequence[TrustedKey] = ()) -> None:
         self._keys = tuple(keys)
+        self._required = frozenset(key.organization_id for key in keys if key.required)
 
     def check(self, record: Foreign, resource: Mapping[str, Any], organization_id: str | None) -> Signature | None:
         """Return what the record's signature is; None if it carries none.
@@ -93,8 +96,15 @@ class SignatureCheck:
             organization_id: whose record it is; keys of others are not looked at. None looks at everybody's keys only.
 
         Raises:
-            InvalidEvent: `bad_signature`: it is not a signature of the key that it names over this record.
+            InvalidEvent: `bad_signature`: it is not a signature of the key that it names over this record;
+                `signature_required`: it has none that verifies, and the organization's records must have one.
         """
+        signature = self._check(record, resource, organization_id)
+        if self._required and not self._required.isdisjoint((None, organization_id)):
+            _require(signature)
+        return signature
+
+    def _check(self, record: Foreign, resource: Mapping[str, Any], organization_id: str | None) -> Signature | None:
         value = record.attributes.get(VALUE)
         if value is None:
             return None
@@ -182,6 +192,12 @@ def _verified(found: Signature, candidates: Sequence[TrustedKey], record: Foreig
         if key.verifies(found.algorithm, raw, payload):
             return _with(found, key=key, payload=payload)
     raise InvalidEvent("is not the named key's signature over this record", pointer=_POINTER, code=BAD_SIGNATURE)
+
+
+def _require(signature: Signature | None) -> None:
+    if signature is None or signature.key is None:
+        why = f" ({signature.reason})" if signature is not None else ""
+        raise InvalidEvent(f"must be a signature of a registered key{why}", pointer=_POINTER, code=SIGNATURE_REQUIRED)
 
 
 def _may_be_meant(key: TrustedKey, found: Signature) -> bool:

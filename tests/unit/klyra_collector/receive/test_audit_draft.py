@@ -36,6 +36,7 @@ def refused(*codes: str) -> BatchRefused:
         (IntakeHalted("x"), 503, "failed_internal"),
         (refused("invalid_event"), 400, "rejected_schema_invalid"),
         (refused("invalid_event", "bad_signature"), 400, "rejected_verify_failed"),
+        (refused("signature_required"), 400, "rejected_verify_failed"),
     ],
     ids=lambda value: getattr(value, "code", value),
 )

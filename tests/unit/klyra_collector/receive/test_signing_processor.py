@@ -162,6 +162,20 @@ class TestVerdicts:
         assert checked(keys_of(processor, tmp_path, organization_id="org_other"), request).reason == "unknown_key"
         assert checked(keys_of(processor, tmp_path, organization_id=ORGANIZATION), request).key is not None
 
+    def test_a_signature_may_be_required(self, tmp_path) -> None:
+        """Then a record without one that verifies is refused: leaving it out is no way around the check."""
+        processor = Processor.of("EdDSA")
+        keys = keys_of(processor, tmp_path, organization_id=ORGANIZATION, required=True)
+        signed = processor.signed(otlp.foreign(otlp.MAPPED))
+        assert checked(keys, signed).key is keys[0]
+        for request in (otlp.foreign(otlp.MAPPED), Processor.of("ES256").signed(otlp.foreign(otlp.MAPPED))):
+            with pytest.raises(InvalidEvent, match="of a registered key") as caught:
+                checked(keys, request)
+            assert caught.value.code == "signature_required"
+            assert caught.value.pointer == "/attributes/audit.integrity.value"
+        [wire] = decode_protobuf(otlp.foreign(otlp.MAPPED))
+        assert SignatureCheck(keys).check(wire.foreign(), {}, "org_other") is None
+
     def test_a_signed_record_with_nan(self, tmp_path) -> None:
         """No processor can have signed it: it is refused, whoever sends it, and stops nothing."""
         processor = Processor.of("EdDSA")
