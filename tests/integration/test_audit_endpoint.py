@@ -202,6 +202,24 @@ class TestRefused:
         assert "partial" not in answer.text.lower()
         assert since() == []
 
+    @pytest.mark.parametrize(
+        ("changes", "pointer"),
+        [
+            ({"outcome": "unknown"}, "/status"),
+            ({"target__id": None}, "/resource/id"),
+            ({"action": "LOGIN"}, "/action"),
+        ],
+        ids=str,
+    )
+    def test_what_the_draft_allows_and_our_entries_do_not(self, running, since, changes, pointer) -> None:
+        """It is refused with the place in the entry it would have become; on /v1/logs it is kept in quarantine."""
+        sent = record(**changes)
+        sent["attributes"] = {name: value for name, value in sent["attributes"].items() if value is not None}
+        answer = running.post(AUDIT, otlp.foreign(sent))
+        assert (answer.status_code, answer.json()["records"][0]["pointer"]) == (400, pointer)
+        assert running.post(LOGS, otlp.foreign(sent)).status_code == 200
+        assert [item.leaf.kind for item in since()] == [Kind.QUARANTINE]
+
     def test_the_same_id_with_other_content(self, running, since) -> None:
         """409, whether the first was sealed before or stands in the same batch."""
         sent = record()
