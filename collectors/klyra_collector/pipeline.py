@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import quarantine_record
+from klyra_collector.quarantine import KeptInput, quarantine_record
 from klyra_collector.receive.audit_record import with_chain_warnings
 from klyra_collector.receive.opening import RequestOpener
 from klyra_collector.receive.signing_processor import SignatureCheck
@@ -125,7 +125,7 @@ class Pipeline:
             try:
                 candidate = opener.open(item, position)
                 tenancy = await self._tenancy(sender, candidate)
-                records.append(judge(candidate, tenancy, self._validator, opener.received_us))
+                records.append(judge(candidate, tenancy, self._validator, opener.received_us, sender.key_id))
             except InvalidEvent as error:
                 refusals.append(Refusal(position, item.record_id(), error.pointer, error.reason, error.code))
                 records.append(await self._quarantine(opener, item, error))
@@ -152,7 +152,11 @@ class Pipeline:
         if owner is None:  # removed between the key's check and now
             raise MalformedRequest("The key's organization does not exist any more.")
         position = opener.position_of(item)
-        return quarantine_record(owner, item.raw(), reason=error.reason, pointer=error.pointer, position=position)
+        key_id = opener.sender.key_id
+        raw = KeptInput(item.encoding, key_id, item.raw()).pack()
+        return quarantine_record(
+            owner, raw, reason=error.reason, pointer=error.pointer, position=position, key_id=key_id
+        )
 
 
 def _conflict(position: int, item: WireRecord) -> Refusal:

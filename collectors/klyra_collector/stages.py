@@ -61,7 +61,8 @@ class Record:
         content: what a repeat must equal: the document's canonical bytes, or the digest of quarantined ones.
         sections, salts, commitments: the body.
         position: in the emitter's sequence; None for a source without one.
-        quarantined: the raw bytes of an input that is no valid event; None for an event.
+        quarantined: what is kept of an input that is no valid event; None for an event.
+        key_id: whose key brought it; None for what the product says of itself.
     """
 
     tenancy: Tenancy
@@ -72,6 +73,7 @@ class Record:
     commitments: Commitments
     position: EmitterPosition | None = None
     quarantined: bytes | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

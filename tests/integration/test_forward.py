@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 import socket
 import subprocess
 import sys
+import time
+import zlib
 from uuid import uuid4
 
 import httpx
@@ -17,6 +20,7 @@ from klyra_audit.format import sections as format_sections
 from klyra_audit.format.frame import read_blob_frames
 from klyra_audit.forward.message import decode_message
 from klyra_collector.data_directory import DataDirectory
+from klyra_collector.quarantine import KeptInput
 from support import collector, forward, otlp
 from support.collector import ACME, OTHER
 from support.forward import MODES, PASSWORD, SHARED_KEY, TAG, TIME, USER, Wire, entry
@@ -266,7 +270,7 @@ class TestQuarantined:
         [said] = forward.quarantined(running, begun)
         assert said["reason"]
         kept = quarantined_bytes(running, said["sha256"])
-        again = decode_message(kept)
+        again = decode_message(KeptInput.unpack(kept).content)
         assert (again.tag, [item.raw for item in again.entries]) == (TAG, [bad])
 
     def test_packed_entries_that_break_off_are_kept(self, running, begun, wire) -> None:
@@ -311,11 +315,18 @@ class TestClosed:
         assert metric(running, "klyra_forward_refused_total", code="not_forward") == before + 1
         assert '"code": "not_forward"' in forward.log(running)
 
-    def test_a_message_that_breaks_off_closes(self, running, begun, wire) -> None:
-        """A peer that stops in the middle does not hold memory for ever, and nothing of it is sealed."""
-        wire.send(forward.forward(fresh(1), chunk="c")[:-1])
+    @pytest.mark.parametrize("drops", [0, 100], ids=["silent", "drop by drop"])
+    def test_a_message_that_breaks_off_closes(self, running, begun, wire, drops) -> None:
+        """A peer that stops in the middle, or goes on for ever, does not hold memory; nothing of it is sealed."""
+        before = metric(running, "klyra_forward_refused_total", code="peer_silent")
+        wire.send(b"\x92\xa1t\xc6\x00\x00\xff\xff")
+        with contextlib.suppress(OSError):
+            for _ in range(drops):
+                wire.send(b"x")
+                time.sleep(0.05)
         assert wire.rest() == b""
         assert forward.events(running, begun) == []
+        assert metric(running, "klyra_forward_refused_total", code="peer_silent") == before + 1
 
     def test_a_message_that_announces_too_much_closes(self, running, wire) -> None:
         """More than a request may have is refused by its header."""
@@ -329,6 +340,42 @@ class TestClosed:
         wire.send(forward.forward(fresh(1), chunk="c"))
         wire.answer()
         assert metric(running, "klyra_forward_connections") >= 1
+
+
+class TestHostile:
+    """Whatever comes, the collector goes on for everybody else."""
+
+    def test_damaged_messages_of_every_mode_harm_nobody_else(self, running) -> None:
+        """Messages with any byte changed are sealed, quarantined or end their own connection, and no more."""
+        chance = random.Random(11)  # noqa: S311 - the same damage on every run
+        with Wire(forward.address(running)) as neighbour:
+            for number in range(60):
+                content = bytearray(chance.choice(MODES)(fresh(2), chunk="c"))
+                for _ in range(chance.randint(1, 3)):
+                    content[chance.randrange(len(content))] = chance.randrange(256)
+                with Wire(forward.address(running)) as wire:
+                    wire.send(bytes(content))
+                    wire.socket.shutdown(socket.SHUT_WR)
+                    wire.rest()
+                if number % 20 == 0:
+                    neighbour.send(forward.forward(fresh(1), chunk="still here"))
+                    assert neighbour.answer() == {"ack": "still here"}
+        assert "forward_failed" not in forward.log(running)
+        assert "Traceback" not in forward.log(running)
+
+    def test_what_inflates_beyond_the_limit_is_kept_as_it_came(self, running, begun, wire) -> None:
+        """A small message that would fill the memory is quarantined, not inflated."""
+        bomb = zlib.compressobj(wbits=31)
+        content = b"".join(bomb.compress(b"\xc0" * (1 << 20)) for _ in range(65)) + bomb.flush()
+        wire.send(msgpack.packb([TAG, content, {"chunk": "bomb", "compressed": "gzip"}]))
+        assert wire.answer() == {"ack": "bomb"}
+        [said] = forward.quarantined(running, begun)
+        assert "inflate to more than" in said["reason"]
+
+    def test_a_chunk_of_a_million_nothings_is_refused(self, running, wire) -> None:
+        """More entries than anything real has end the connection, not the memory."""
+        wire.send(msgpack.packb([TAG, b"\xc0" * 1_000_001, {"chunk": "c"}]))
+        assert wire.rest() == b""
 
 
 class TestHandshake:
@@ -397,9 +444,11 @@ class TestHandshake:
 
     def test_silence_instead_of_a_handshake_ends_the_connection(self, guarded) -> None:
         """A peer that never answers does not stay."""
+        before = metric(guarded, "klyra_forward_refused_total", code="peer_silent")
         with Wire(forward.address(guarded)) as wire:
             wire.answer()
             assert wire.rest() == b""
+        assert metric(guarded, "klyra_forward_refused_total", code="peer_silent") == before + 1
 
     def test_each_connection_gets_a_nonce_of_its_own(self, guarded) -> None:
         """What one client proved cannot be played back to another connection."""
@@ -467,6 +516,21 @@ class TestKeys:
         with pytest.raises(AssertionError, match=said):
             forward.start(tmp_path, collector.make_keys(tmp_path), **settings)
 
+    def test_a_unix_socket_needs_no_handshake(self, tmp_path) -> None:
+        """Who may open its file may send; the file is gone after the stop."""
+        path = tmp_path / "forward.sock"
+        running = forward.start(tmp_path, collector.make_keys(tmp_path), LISTEN=f"unix:{path}")
+        try:
+            assert forward.address(running) == f"unix:{path}"
+            with socket.socket(socket.AF_UNIX) as wire:
+                wire.connect(str(path))
+                wire.sendall(forward.forward(fresh(1), chunk="c"))
+                assert wire.recv(100) == b"\x81\xa3ack\xa1c"
+            assert path.stat().st_mode & 0o777 == 0o600
+        finally:
+            assert running.terminate() == 0
+        assert not path.exists()
+
     def test_an_open_port_has_to_be_asked_for(self, tmp_path) -> None:
         """Behind a network of its own an operator may let anyone send."""
         running = forward.start(tmp_path, collector.make_keys(tmp_path), LISTEN="0.0.0.0:0", OPEN="true")
@@ -487,7 +551,8 @@ class TestLimits:
                     assert second.rest() == b""
                 assert metric(running, "klyra_forward_refused_total", code="too_many_connections") == 1
                 assert first.rest() == b""  # silent for longer than allowed
-            assert metric(running, "klyra_forward_refused_total", code="peer_silent") == 1
+            assert metric(running, "klyra_forward_refused_total", code="peer_silent") == 0
+            assert "forward_idle" in forward.log(running)
         finally:
             assert running.terminate() == 0
 

@@ -55,6 +55,22 @@ def split_request(body: bytes) -> list[Part]:
     return parts
 
 
+def join_request(part: Part) -> bytes:
+    """Return a request of one record alone, whatever its bytes are; `split_request` takes it apart again."""
+    scope_logs = _field(_ENVELOPE, part.scope) + _field(_INNER, part.record)
+    resource_logs = _field(_ENVELOPE, part.resource) + _field(_INNER, scope_logs)
+    return _field(_RESOURCE_LOGS, resource_logs)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    length = bytearray()
+    rest = len(content)
+    while rest > 0x7F:  # noqa: PLR2004 - seven bits of a varint
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes((number << 3 | _LENGTH_DELIMITED, *length, rest)) + content
+
+
 def _envelope(message: bytes) -> tuple[bytes, list[bytes]]:
     """Return what holds for all (a resource, a scope) and those it holds for."""
     described, inner = b"", []

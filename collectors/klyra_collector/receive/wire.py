@@ -11,11 +11,11 @@ import orjson
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from klyra_audit.errors import InvalidEvent, Rejected
-from klyra_collector.receive.salvage import NotProtobuf, split_request
+from klyra_collector.receive.salvage import NotProtobuf, join_request, split_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,6 +30,9 @@ SALTS = "klyra.salts"
 SEQUENCE = "klyra.emitter.seq"
 SECTIONS = "klyra.sections"
 RECORD_ID = "audit.record.id"
+
+OTLP_PROTOBUF = "otlp-protobuf"
+OTLP_JSON = "otlp-json"
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -117,6 +120,11 @@ class WireRecord(Protocol):
 
     resource: dict[str, Any]
 
+    @property
+    def encoding(self) -> str:
+        """What `raw` is written in, such as `otlp-protobuf`."""
+        ...
+
     def own_form(self) -> OwnForm | None:
         """Return the record in our own form, None if it is another's; `DuplicateAttribute`."""
         ...
@@ -130,7 +138,7 @@ class WireRecord(Protocol):
         ...
 
     def raw(self) -> bytes:
-        """Return the record's bytes, to be quarantined."""
+        """Return a request of this record alone, resource and scope included, to be quarantined and read again."""
         ...
 
 
@@ -145,7 +153,8 @@ def decode_protobuf(body: bytes) -> list[WireRecord]:
         resource = _first_of_each(resource_logs.resource.attributes)
         for scope_logs in resource_logs.scope_logs:
             scope = _scope(scope_logs.scope)
-            records.extend(ProtobufRecord(resource, scope, record) for record in scope_logs.log_records)
+            around = (resource_logs.resource, scope_logs.scope)
+            records.extend(ProtobufRecord(resource, scope, record, around) for record in scope_logs.log_records)
     return records
 
 
@@ -162,11 +171,11 @@ def _salvaged(body: bytes, error: DecodeError) -> list[WireRecord]:
 
 def _salvaged_record(part: Part) -> WireRecord:
     try:
-        resource = _first_of_each(Resource.FromString(part.resource).attributes)
-        scope = _scope(InstrumentationScope.FromString(part.scope))
-        return ProtobufRecord(resource, scope, LogRecord.FromString(part.record))
+        around = (Resource.FromString(part.resource), InstrumentationScope.FromString(part.scope))
+        resource, scope = _first_of_each(around[0].attributes), _scope(around[1])
+        return ProtobufRecord(resource, scope, LogRecord.FromString(part.record), around)
     except DecodeError:
-        return UnreadableRecord(part.record)
+        return UnreadableRecord(join_request(part))
 
 
 def decode_json(body: bytes) -> list[WireRecord]:
@@ -183,19 +192,28 @@ def decode_json(body: bytes) -> list[WireRecord]:
         resource = {key: value for key, value in map(_json_attribute, attributes)}  # noqa: C416 - typed pairs
         for scope_logs in _objects(resource_logs, "scopeLogs"):
             scope = _json_scope(_object(scope_logs.get("scope") or {}, "scope"))
-            records.extend(JsonRecord(resource, scope, record) for record in _objects(scope_logs, "logRecords"))
+            around = (resource_logs.get("resource") or {}, scope_logs.get("scope") or {})
+            records.extend(JsonRecord(resource, scope, record, around) for record in _objects(scope_logs, "logRecords"))
     return records
 
 
 class ProtobufRecord:
-    """A record of a protobuf request."""
+    """A record of a protobuf request; `around` are the messages of its resource and its scope."""
 
-    __slots__ = ("_message", "_scope", "resource")
+    __slots__ = ("_around", "_message", "_scope", "resource")
+    encoding = OTLP_PROTOBUF
 
-    def __init__(self, resource: dict[str, Any], scope: Scope, message: LogRecord) -> None:
+    def __init__(
+        self,
+        resource: dict[str, Any],
+        scope: Scope,
+        message: LogRecord,
+        around: tuple[Resource, InstrumentationScope],
+    ) -> None:
         self.resource = resource
         self._scope = scope
         self._message = message
+        self._around = around
 
     def own_form(self) -> OwnForm | None:
         """See `WireRecord`; the hot path: other tools' attributes are not even read.
@@ -263,13 +281,17 @@ class ProtobufRecord:
 
     def raw(self) -> bytes:
         """See `WireRecord`."""
-        return self._message.SerializeToString()
+        resource, scope = self._around
+        scope_logs = ScopeLogs(scope=scope, log_records=[self._message])
+        request = ExportLogsServiceRequest(resource_logs=[ResourceLogs(resource=resource, scope_logs=[scope_logs])])
+        return request.SerializeToString()
 
 
 class UnreadableRecord:
     """A protobuf record that its parser refuses: some text is not UTF-8, or a value is nested too deeply."""
 
     __slots__ = ("_encoded", "resource")
+    encoding = OTLP_PROTOBUF
 
     def __init__(self, encoded: bytes) -> None:
         self.resource: dict[str, Any] = {}
@@ -325,14 +347,25 @@ def _python_value(value: AnyValue) -> Any:  # noqa: ANN401 - an AnyValue holds a
 
 
 class JsonRecord:
-    """A record of an OTLP/JSON request (opentelemetry-proto specification, JSON Protobuf Encoding)."""
+    """A record of an OTLP/JSON request (opentelemetry-proto specification, JSON Protobuf Encoding).
 
-    __slots__ = ("_members", "_scope", "resource")
+    `around` are the objects of its resource and its scope.
+    """
 
-    def __init__(self, resource: dict[str, Any], scope: Scope, members: dict[str, Any]) -> None:
+    __slots__ = ("_around", "_members", "_scope", "resource")
+    encoding = OTLP_JSON
+
+    def __init__(
+        self,
+        resource: dict[str, Any],
+        scope: Scope,
+        members: dict[str, Any],
+        around: tuple[dict[str, Any], dict[str, Any]],
+    ) -> None:
         self.resource = resource
         self._scope = scope
         self._members = members
+        self._around = around
 
     def own_form(self) -> OwnForm | None:
         """See `WireRecord`."""
@@ -386,7 +419,9 @@ class JsonRecord:
 
     def raw(self) -> bytes:
         """See `WireRecord`."""
-        return orjson.dumps(self._members)
+        resource, scope = self._around
+        scope_logs = {"scope": scope, "logRecords": [self._members]}
+        return orjson.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [scope_logs]}]})
 
 
 def _json_scope(members: dict[str, Any]) -> Scope:

@@ -16,7 +16,7 @@ from klyra_audit.format.leaf import LEAF_SIZE, NEVER, Flag, Kind, Leaf
 from klyra_audit.format.merkle import leaf_hash
 from klyra_audit.timestamps import day_of
 from klyra_collector.errors import Conflict, IntakeHalted
-from klyra_collector.quarantine import quarantine_record
+from klyra_collector.quarantine import DOCUMENT, KeptInput, quarantine_record
 from klyra_collector.seal.heads import heads_record
 from klyra_collector.seal.recent import Seen
 from klyra_collector.seal.state import Boot
@@ -153,9 +153,10 @@ class CommitPlan:
         conflicting = self._candidate(
             quarantine_record(
                 candidate.record.tenancy,
-                candidate.record.quarantined or candidate.record.content,
+                _kept(candidate.record),
                 reason="an event with this id or sequence number was sealed before with other content",
                 pointer="/id",
+                key_id=candidate.record.key_id,
             )
         )
         return self._add(conflicting, self._recent.find_all([conflicting.key]))
@@ -301,6 +302,11 @@ class CommitPlan:
             reference = sections.organization_reference(self._identity.org_salt, organization_id)
             self._references[organization_id] = reference
         return reference
+
+
+def _kept(record: Record) -> bytes:
+    """Return what to keep of a record that another stands in the way of."""
+    return record.quarantined or KeptInput(DOCUMENT, record.key_id, record.content).pack()
 
 
 def _sealed_just_now(ordinal: int, sequence: int) -> IntakeHalted:

@@ -33,7 +33,9 @@ class Candidate:
     position: EmitterPosition | None
 
 
-def judge(candidate: Candidate, tenancy: Tenancy, validator: Validator, now_us: int) -> Record:
+def judge(
+    candidate: Candidate, tenancy: Tenancy, validator: Validator, now_us: int, key_id: str | None = None
+) -> Record:
     """Return the record to seal.
 
     Raises:
@@ -53,4 +55,5 @@ def judge(candidate: Candidate, tenancy: Tenancy, validator: Validator, now_us: 
         salts=candidate.salts,
         commitments=sections.commitments(candidate.sections, candidate.salts),
         position=candidate.position,
+        key_id=key_id,
     )

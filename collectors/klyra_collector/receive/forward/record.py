@@ -18,6 +18,8 @@ BODY: Final = "body"
 EVENT_NAME: Final = "event_name"
 RESOURCE: Final = "resource"
 METADATA: Final = "fluent.metadata"
+FORWARD: Final = "forward"
+FORWARD_UNACKNOWLEDGED: Final = "forward-unacknowledged"
 
 _EVENT_TYPES: Final = (EVENT_NAME, "event.name", "klyra.event_type")
 _BODIES: Final = ("message", "log")
@@ -58,6 +60,11 @@ class ForwardRecord:
         self._source = source
         self._raw = raw
         self._decoded: Entry | InvalidEvent | None = None
+
+    @property
+    def encoding(self) -> str:
+        """See `WireRecord`; it tells whether the sender asked for an acknowledgement."""
+        return FORWARD if self._source.acknowledged else FORWARD_UNACKNOWLEDGED
 
     def own_form(self) -> OwnForm | None:
         """See `WireRecord`; the resource's attributes are the record's member `resource`."""
