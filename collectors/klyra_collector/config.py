@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -26,6 +26,7 @@ DEFAULT_DATA = Path("klyra-data")
 PREFIX = "KLYRA_"
 
 _MAX_PORT = 65535
+_UNIX = "unix:"
 
 
 class BadConfiguration(Rejected):
@@ -65,11 +66,112 @@ class Listener(_Section):
         """The port to bind to; 0 for any."""
         return int(self.listen.rpartition(":")[2])
 
+    @property
+    def socket_path(self) -> Path | None:
+        """The file of a Unix socket to bind to; None for a port."""
+        return None
+
+    @property
+    def mode(self) -> int:
+        """The permissions of that file."""
+        return 0o600
+
+
+class SocketListener(Listener):
+    """Where a server listens that can also be reached by a Unix socket.
+
+    Attributes:
+        listen: `host:port`, or `unix:/path`.
+        socket_mode: the socket file's permissions, octal.
+    """
+
+    socket_mode: str = Field("0600", pattern="^0?[0-7]{3}$")
+
+    @field_validator("listen")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        if value.startswith(_UNIX):
+            if not Path(value.removeprefix(_UNIX)).is_absolute():
+                raise ValueError("must name an absolute path, such as unix:/run/klyra-audit/otlp.sock")
+            return value
+        return super()._has_port(value)
+
+    @property
+    def socket_path(self) -> Path | None:
+        """The file of a Unix socket to bind to; None for a port."""
+        return Path(self.listen.removeprefix(_UNIX)) if self.listen.startswith(_UNIX) else None
+
+    @property
+    def mode(self) -> int:
+        """The permissions of that file."""
+        return int(self.socket_mode, 8)
+
+
+class TlsSettings(_Section):
+    """Certificates of a server; the files are read again when they change.
+
+    Attributes:
+        certificate: PEM, the server's own first, then what leads to its authority.
+        key: PEM, unencrypted.
+        client_ca: PEM certificates of the authorities whose clients may connect (mutual TLS); None for anybody.
+        min_version: of TLS, `1.2` or `1.3`.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class GrpcTlsSettings(TlsSettings):
+    """Certificates of the gRPC server, whose library speaks TLS 1.2 and 1.3."""
+
+    min_version: Literal["1.2"] = "1.2"
+
+
+class OtlpHttpSettings(SocketListener):
+    """OTLP over HTTP.
+
+    Attributes:
+        tls: certificates; None for plain HTTP.
+        max_connections: open at once; a new one then ends the one that has been silent longest.
+        header_seconds: for a request's headers, from its first byte.
+        body_seconds: for its body.
+        idle_seconds: from an answer to the connection's next request.
+    """
+
+    listen: str = "127.0.0.1:4318"
+    tls: TlsSettings | None = None
+    max_connections: int = Field(2000, gt=0)
+    header_seconds: float = Field(10, gt=0)
+    body_seconds: float = Field(60, gt=0)
+    idle_seconds: float = Field(75, gt=0)
+
+
+class OtlpGrpcSettings(SocketListener):
+    """OTLP over gRPC.
+
+    Attributes:
+        tls: certificates; None for plain text.
+        max_concurrent_streams: requests under way on one connection; a client waits with more.
+        body_seconds: for a request's message.
+        keepalive_seconds: after which a silent connection is asked whether anybody is there.
+        idle_seconds: after which a connection without requests is closed.
+    """
+
+    listen: str = "127.0.0.1:4317"
+    tls: GrpcTlsSettings | None = None
+    max_concurrent_streams: int = Field(100, gt=0)
+    body_seconds: float = Field(60, gt=0)
+    keepalive_seconds: float = Field(60, ge=10)
+    idle_seconds: float = Field(600, gt=0)
+
 
 class Otlp(_Section):
     """OTLP receivers."""
 
-    http: Listener = Listener(listen="127.0.0.1:4318")
+    http: OtlpHttpSettings = OtlpHttpSettings()
+    grpc: OtlpGrpcSettings = OtlpGrpcSettings()
 
 
 class ForwardUser(_Section):
@@ -93,21 +195,7 @@ class ForwardUser(_Section):
         return value
 
 
-class ForwardTls(_Section):
-    """TLS of the Forward receiver; files in PEM, read again when they change.
-
-    Attributes:
-        certificate: with the chain behind it.
-        key: the certificate's, without a passphrase.
-        client_ca: certificate authorities, one of which must have signed each client's certificate; None asks for none.
-    """
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-
-
-class ForwardSettings(Listener):
+class ForwardSettings(SocketListener):
     """The Fluent Forward receiver; it starts when it knows which key its peers send with.
 
     Attributes:
@@ -116,7 +204,7 @@ class ForwardSettings(Listener):
         key: reference to the emit key of peers without a user.
         clients: peers with a user.
         open: without a shared key or client certificates, listen where others than this machine can connect.
-        tls: None for plain TCP.
+        tls: certificates; None for plain TCP.
         event_types: pattern of tags → event type, for records that name none; the first match wins.
         max_connections: open at once.
         handshake_seconds: until a peer has proven who it is.
@@ -130,7 +218,7 @@ class ForwardSettings(Listener):
     key: str | None = None
     clients: tuple[ForwardUser, ...] = ()
     open: bool = False
-    tls: ForwardTls | None = None
+    tls: TlsSettings | None = None
     event_types: dict[str, str] = Field(default_factory=dict)
     max_connections: int = Field(1000, gt=0)
     handshake_seconds: float = Field(10, gt=0)

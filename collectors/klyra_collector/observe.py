@@ -172,3 +172,30 @@ class ExpiryMetrics:
 
     def _age(self, sealed_us: int) -> float:
         return max((self._wall_us() - sealed_us) / timestamps.MICROSECONDS, 0.0)
+
+
+class TlsMetrics:
+    """Shows when certificates expire, and that a changed one could not be used."""
+
+    def __init__(self, prometheus: CollectorRegistry) -> None:
+        self._expires = Gauge(
+            "klyra_tls_certificate_expires_seconds",
+            "When the certificate in use expires, in seconds since 1970",
+            ["listener"],
+            registry=prometheus,
+        )
+        self._refused = Gauge(
+            "klyra_tls_reload_failed",
+            "1 while the certificate files hold what cannot be used, and older ones are served",
+            ["listener"],
+            registry=prometheus,
+        )
+
+    def certificate_used(self, listener: str, expires_at: float) -> None:
+        """See `TlsObserver`."""
+        self._expires.labels(listener).set(expires_at)
+        self._refused.labels(listener).set(0)
+
+    def certificate_refused(self, listener: str) -> None:
+        """See `TlsObserver`."""
+        self._refused.labels(listener).set(1)

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KLYRA = (sys.executable, "-m", "klyra_collector")
-ANY_PORT = {"KLYRA_API__LISTEN": "127.0.0.1:0", "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0"}
+ANY_PORT = {
+    "KLYRA_API__LISTEN": "127.0.0.1:0",
+    "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0",
+    "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0",
+}
 START_SECONDS = 60
 STOP_SECONDS = 30
 TYPES_SECONDS = 30

@@ -75,7 +75,11 @@ class Load:
 def serve(root: Path) -> subprocess.Popen:
     """Start all three processes on free ports."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KLYRA_")}
-    environment |= {"KLYRA_API__LISTEN": "127.0.0.1:0", "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0"}
+    environment |= {
+        "KLYRA_API__LISTEN": "127.0.0.1:0",
+        "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0",
+        "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0",
+    }
     with (root / "serve.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "klyra_collector", "serve", "--data", str(root)],
@@ -222,7 +226,11 @@ def test_a_crashed_child_is_started_again_where_it_was(tmp_path) -> None:
 
 def test_a_taken_port_is_named_with_its_setting(tmp_path) -> None:
     """Serve fails at once, says which port and which setting, and leaves nothing running."""
-    environment = {"PATH": os.environ["PATH"], "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0",
+        "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0",
+    }
     import socket
 
     with socket.socket() as taken:

@@ -39,7 +39,11 @@ def served(tmp_path_factory):
     assert klyra("org", "create", ACME, "--plan", "business", "--data", str(root)).returncode == 0
     made = klyra("key", "create", "--org", ACME, "--scope", "emit,read,export", "--data", str(root))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KLYRA_")}
-    environment |= {"KLYRA_API__LISTEN": "127.0.0.1:0", "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0"}
+    environment |= {
+        "KLYRA_API__LISTEN": "127.0.0.1:0",
+        "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0",
+        "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "klyra_collector", "serve", "--data", str(root)],
         env=environment,

@@ -37,12 +37,14 @@ class Running:
         root: its data directory.
         url: its OTLP/HTTP address.
         keys: emit keys by organization.
+        addresses: of everything it listens on, by the names of `run.json`.
     """
 
     root: Path
     url: str
     keys: dict[str, str]
     process: subprocess.Popen = field(repr=False)
+    addresses: dict[str, str] = field(default_factory=dict)
 
     def post(self, path: str, content: bytes, *, key: str | None = None, **headers: str) -> httpx.Response:
         """Post a body; the key is ACME's unless another is given, the content type protobuf."""
@@ -93,21 +95,22 @@ def start(root: Path, keys: dict[str, str], **settings: str) -> Running:
     The settings are variables without their prefix, such as ``INTAKE__MAX_REQUEST_BYTES="1000"``.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KLYRA_")}
-    environment |= {"KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0"}
+    environment |= {"KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0", "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0"}
     environment |= {f"KLYRA_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "klyra_collector", "serve", "--role", "collector", "--data", str(root)]
     with (root / "collector.log").open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(command, env=environment, stderr=log, stdin=subprocess.DEVNULL)
-    return Running(root, _await_url(root, position, process), keys, process)
+    addresses = _await_addresses(root, position, process)
+    return Running(root, addresses["otlp_http"], keys, process, addresses)
 
 
-def _await_url(root: Path, position: int, process: subprocess.Popen) -> str:
+def _await_addresses(root: Path, position: int, process: subprocess.Popen) -> dict[str, str]:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         for line in (root / "collector.log").read_text()[position:].splitlines():
             if line.startswith("collector is ready "):
-                return json.loads(line.removeprefix("collector is ready ").replace("'", '"'))["otlp_http"]
+                return json.loads(line.removeprefix("collector is ready ").replace("'", '"'))
         if process.poll() is not None:
             break
         time.sleep(0.02)

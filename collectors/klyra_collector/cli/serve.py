@@ -66,6 +66,7 @@ def serve(
         raise typer.Exit(COULD_NOT) from error
     say(f"api        {running.api}")
     say(f"otlp http  {running.otlp_http}")
+    say(f"otlp grpc  {running.otlp_grpc}")
     if running.forward is not None:
         say(f"forward    {running.forward}")
     say(f"data       {settings.data_directory.root}")

@@ -120,7 +120,7 @@ def _signed(checkpoint: Path) -> int:
 
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{report['data']}: {report['state']}"]
-    lines += [f"  {name:<10} {report[name]}" for name in ("api", "otlp_http", "forward") if name in report]
+    lines += [f"  {name:<10} {report[name]}" for name in ("api", "otlp_http", "otlp_grpc", "forward") if name in report]
     lines += [
         f"  {name:<10} process {pid}" + ("" if report["alive"][name] else " (gone)")
         for name, pid in report.get("pids", {}).items()

@@ -18,10 +18,10 @@ from klyra_collector.cli.administration import COULD_NOT, answer, answer_table, 
 from klyra_collector.config import Listener
 from klyra_collector.errors import LedgerLocked
 from klyra_collector.logs import configure_logs
+from klyra_collector.receive.listening import listen as listen_on
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.lock import LedgerLock
-from klyra_collector.supervise.roles import listen as listen_on
-from klyra_collector.supervise.roles import serve_http
+from klyra_collector.supervise.http_server import serve_http
 from klyra_collector.witness.book import DEFAULT_LISTEN, LogBook, WitnessSettings, add_log, begin, read_settings
 from klyra_collector.witness.cosigner import Cosigner
 from klyra_collector.witness.keys import load_keys

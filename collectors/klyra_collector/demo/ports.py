@@ -22,6 +22,7 @@ Section = TypeVar("Section", bound=BaseModel)
 _LISTEN: Final = "listen"  # what every setting is called that says where a server listens
 _TRIED: Final = 20  # neighbours of a taken port, before any port will do
 _MAX_PORT: Final = 65535
+_UNIX: Final = "unix:"
 
 
 class CannotListen(Paused):
@@ -31,11 +32,11 @@ class CannotListen(Paused):
 
 
 def addresses(section: BaseModel, prefix: str = "") -> dict[str, str]:
-    """Return every address that settings have servers listen on, by the setting's name, such as `api.listen`."""
+    """Return every address with a port that servers are to listen on, by the setting's name, such as `api.listen`."""
     found: dict[str, str] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
-        if name == _LISTEN:
+        if name == _LISTEN and not value.startswith(_UNIX):
             found[prefix + name] = value
         elif isinstance(value, BaseModel):
             found |= addresses(value, f"{prefix}{name}.")

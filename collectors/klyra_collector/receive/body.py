@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from klyra_audit.errors import Rejected
+from klyra_audit.errors import Rejected, RetryLater
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from klyra_collector.receive.budget import Reservation
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024  # opentelemetry-proto specification 1.11: recommended default, also inflated
 
-_GZIP_WINDOW = 16 + zlib.MAX_WBITS
-_CHUNK = 1024 * 1024
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_RAW_DEFLATE: Final = -zlib.MAX_WBITS
+_CHUNK: Final = 1024 * 1024
+# A zstd block of 4 bytes can stand for 128 KiB, and the library inflates all it is given: 16 MiB for this much.
+_ZSTD_CHUNK: Final = 512
+_MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # what RFC 8878 section 3.1.1.1.2 asks every decoder to support
+_ZLIB_METHOD: Final = 8
 
 
 class TooLarge(Rejected):
@@ -40,6 +46,12 @@ class MalformedBody(Rejected):
     """The body is not compressed in the way its header says."""
 
     code = "malformed_body"
+
+
+class BodyTooSlow(RetryLater):
+    """The body did not arrive in the time that is given to it."""
+
+    code = "body_too_slow"
 
 
 async def read_body(
@@ -70,42 +82,98 @@ async def read_body(
 
 
 def decompress(body: bytes, encoding: str, reservation: Reservation, limit: int = MAX_REQUEST_BYTES) -> bytes:
-    """Return the body without its Content-Encoding; identity and gzip are read.
+    """Return the body without its Content-Encoding.
+
+    Args:
+        body: as sent.
+        encoding: `gzip`, `zstd`, `deflate`, `identity` or nothing.
+        reservation: where the bytes are accounted for as they appear.
+        limit: bytes the result may have.
 
     Raises:
         UnsupportedEncoding, MalformedBody, TooLarge, Overloaded.
     """
     if encoding in ("", "identity"):
         return body
-    if encoding != "gzip":
+    if encoding not in _DECODERS:
         raise UnsupportedEncoding(
-            f"Content-Encoding {encoding[:40]!r} is not read here.", remedy="Set the exporter's compression to gzip."
+            f"Content-Encoding {encoding[:40]!r} is not read here.",
+            remedy="Set the exporter's compression to gzip, zstd, deflate or none.",
         )
     inflated: list[bytes] = []
     length = 0
-    rest = body
-    while rest:
-        # One object a member: gzip allows several, one behind the other (RFC 1952 section 2.2).
-        member = zlib.decompressobj(_GZIP_WINDOW)
-        while not member.eof:
-            chunk = _inflate(member, rest)
-            rest = member.unconsumed_tail or member.unused_data
-            length += len(chunk)
-            _refuse_large(length, limit)
-            reservation.hold(len(chunk))
-            inflated.append(chunk)
-            if not chunk and not rest and not member.eof:
-                raise MalformedBody("The gzip body ends too early.", remedy="Send the request again, whole.")
+    for chunk in _DECODERS[encoding](body):
+        length += len(chunk)
+        _refuse_large(length, limit)
+        reservation.hold(len(chunk))
+        inflated.append(chunk)
     return b"".join(inflated)
 
 
-def _inflate(member: zlib._Decompress, data: bytes) -> bytes:
+def _gunzip(body: bytes) -> Iterator[bytes]:
+    """Yield what several members hold, one behind the other (RFC 1952 section 2.2)."""
+    return _members(body, "gzip", lambda: zlib.decompressobj(_GZIP_WINDOW))
+
+
+def _undeflate(body: bytes) -> Iterator[bytes]:
+    """Yield what zlib holds (RFC 1950), which HTTP calls deflate; or bare deflate, which some clients send."""
+    is_zlib = len(body) > 1 and body[0] & 0x0F == _ZLIB_METHOD and int.from_bytes(body[:2], "big") % 31 == 0
+    window = zlib.MAX_WBITS if is_zlib else _RAW_DEFLATE
+    return _members(body, "deflate", lambda: zlib.decompressobj(window))
+
+
+def _members(body: bytes, name: str, begin: Callable[[], zlib._Decompress]) -> Iterator[bytes]:
+    view, position = memoryview(body), 0
+    while position < len(body):
+        member = begin()
+        while not member.eof:
+            taken = view[position : position + _CHUNK]
+            if not taken:
+                raise _too_short(name)
+            try:
+                chunk = member.decompress(taken, _CHUNK)
+            except zlib.error as error:
+                raise _not_that(name, error) from error
+            position += len(taken) - len(member.unconsumed_tail) - len(member.unused_data)
+            yield chunk
+
+
+def _unzstd(body: bytes) -> Iterator[bytes]:
+    """Yield what several frames hold, one behind the other (RFC 8878 section 3)."""
+    zstandard = _zstandard()
+    view, position = memoryview(body), 0
+    while position < len(body):
+        frame = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW).decompressobj()
+        while not frame.eof:
+            taken = view[position : position + _ZSTD_CHUNK]
+            if not taken:
+                raise _too_short("zstd")
+            try:
+                chunk = frame.decompress(taken)
+            except zstandard.ZstdError as error:
+                raise _not_that("zstd", error) from error
+            position += len(taken) - len(frame.unused_data)
+            yield chunk
+
+
+def _zstandard() -> Any:  # noqa: ANN401 - a module
     try:
-        return member.decompress(data, _CHUNK)
-    except zlib.error as error:
-        raise MalformedBody(
-            f"The body is not gzip: {error}.", remedy="Check the exporter's compression and Content-Encoding."
+        return importlib.import_module("zstandard")
+    except ImportError as error:
+        raise UnsupportedEncoding(
+            "Content-Encoding zstd is not read here: the library zstandard is missing.",
+            remedy="Install klyra-audit[collector], or set the exporter's compression to gzip.",
         ) from error
+
+
+def _too_short(name: str) -> MalformedBody:
+    return MalformedBody(f"The {name} body ends too early.", remedy="Send the request again, whole.")
+
+
+def _not_that(name: str, error: Exception) -> MalformedBody:
+    return MalformedBody(
+        f"The body is not {name}: {error}.", remedy="Check the exporter's compression and Content-Encoding."
+    )
 
 
 def _refuse_large(length: int, limit: int) -> None:
@@ -113,3 +181,11 @@ def _refuse_large(length: int, limit: int) -> None:
         raise TooLarge(
             f"The request is larger than {limit} bytes.", remedy="Set a smaller maximum batch size in the exporter."
         )
+
+
+_DECODERS: Final[dict[str, Callable[[bytes], Iterator[bytes]]]] = {
+    "gzip": _gunzip,
+    "x-gzip": _gunzip,
+    "deflate": _undeflate,
+    "zstd": _unzstd,
+}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from klyra_audit.errors import Rejected
 from klyra_collector.receive import answers
-from klyra_collector.receive.body import UnsupportedMediaType, decompress, read_body
+from klyra_collector.receive.body import BodyTooSlow, UnsupportedMediaType, decompress, read_body
 from klyra_collector.receive.wire import decode_json, decode_protobuf
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ async def accept_request(ingest: Ingest, request: Request, *, strict: bool) -> A
         )
     ingest.admit(sender)
     with ingest.reservation(sender) as reservation:
-        body = await read_content(request, reservation, ingest.max_request_bytes)
+        body = await read_content(request, reservation, ingest.max_request_bytes, ingest.body_seconds)
         return await ingest.accept(decode, body, sender, strict=strict)
 
 
@@ -58,17 +59,21 @@ def bearer_of(authorization: str) -> str:
     return authorization[len(_BEARER) :].strip() if authorization.lower().startswith(_BEARER) else ""
 
 
-async def read_content(request: Request, reservation: Reservation, limit: int) -> bytes:
+async def read_content(request: Request, reservation: Reservation, limit: int, seconds: float) -> bytes:
     """Return the body without its Content-Encoding, held in `reservation` as it grows.
 
     Raises:
         TooLarge, UnsupportedEncoding, MalformedBody, Overloaded.
+        BodyTooSlow: it was not there within `seconds`.
         Rejected: the client went away.
     """
     try:
-        body = await read_body(request.stream(), _content_length(request), reservation, limit)
+        async with asyncio.timeout(seconds):
+            body = await read_body(request.stream(), _content_length(request), reservation, limit)
     except ClientDisconnect as error:
         raise Rejected("The client went away before its request was whole.", code="disconnected") from error
+    except TimeoutError as error:
+        raise BodyTooSlow(f"The body did not arrive within {seconds:g} s.", remedy="Send smaller batches.") from error
     return decompress(body, request.headers.get("content-encoding", "").strip().lower(), reservation, limit)
 
 

@@ -10,18 +10,49 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
+
+from klyra_audit.errors import KlyraError, Rejected, RetryLater
 from klyra_collector.registry.errors import KeyRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from klyra_audit.errors import KlyraError
     from klyra_collector.pipeline import Accepted, Pipeline
     from klyra_collector.receive.budget import InflightBudget, Reservation
     from klyra_collector.receive.rates import OrganizationRates
     from klyra_collector.receive.senders import Sender, Senders
     from klyra_collector.receive.wire import WireRecord
+
+
+_log = structlog.get_logger(__name__)
+
+
+class Unexpected(RetryLater):
+    """Something went wrong that nobody thought of; nothing of this request was acknowledged."""
+
+    code = "unexpected"
+
+
+class UnknownPath(Rejected):
+    """Nothing is received at this path."""
+
+    code = "unknown_path"
+
+
+class WrongMethod(Rejected):
+    """The path is received at, but not with this method.
+
+    Attributes:
+        allowed: the methods it takes, for the header Allow.
+    """
+
+    code = "wrong_method"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class ReceiveObserver(Protocol):
@@ -51,6 +82,7 @@ class Ingest:
         rates: events each organization may send.
         observer: told what was accepted and refused.
         max_request_bytes: of one request, as sent and again without its compression.
+        body_seconds: how long an HTTP body may take to arrive.
     """
 
     pipeline: Pipeline
@@ -59,6 +91,7 @@ class Ingest:
     rates: OrganizationRates
     observer: ReceiveObserver
     max_request_bytes: int
+    body_seconds: float = 60.0
 
     def admit(self, sender: Sender) -> None:
         """Refuse a sender whose organization has sent too much, before its request costs anything; `RateLimited`."""
@@ -92,9 +125,18 @@ class Ingest:
         self.observer.accepted(accepted)
         return accepted
 
-    async def noted(self, error: KlyraError, endpoint: str) -> KlyraError:
-        """Count a request that is not acknowledged, make an entry of a refused key; return the error."""
+    async def noted(self, problem: Exception, endpoint: str) -> KlyraError:
+        """Count a request that is not acknowledged and make an entry of a refused key; return what to answer.
+
+        A problem that nobody thought of is logged and becomes `Unexpected`: its sender keeps what it has.
+        """
+        error = problem if isinstance(problem, KlyraError) else _unexpected(problem, endpoint)
         self.observer.refused(error)
         if isinstance(error, KeyRefused):
             await asyncio.to_thread(self.observer.key_refused, error, endpoint)
         return error
+
+
+def _unexpected(problem: Exception, endpoint: str) -> Unexpected:
+    _log.error("unexpected_error", endpoint=endpoint, kind=type(problem).__name__, exc_info=problem)
+    return Unexpected("Something went wrong here.", remedy="Send the same request again; our log says more.")

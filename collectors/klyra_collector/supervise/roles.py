@@ -7,30 +7,30 @@ import contextlib
 import gc
 import secrets
 import signal
-import socket
 import threading
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 import structlog
-import uvicorn
 
 from klyra_audit import resources
 from klyra_audit.catalog import Catalog
-from klyra_audit.errors import Paused
 from klyra_audit.validation import Validator
-from klyra_collector.observe import CollectorMetrics, ExpiryMetrics
+from klyra_collector.observe import CollectorMetrics, ExpiryMetrics, TlsMetrics
 from klyra_collector.pipeline import Pipeline
 from klyra_collector.receive.budget import InflightBudget
 from klyra_collector.receive.forward.assembly import receiving_forward
 from klyra_collector.receive.ingest import Ingest
+from klyra_collector.receive.listening import listen, unlinked_at_end
+from klyra_collector.receive.otlp_grpc import receiving_grpc
 from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.rates import OrganizationRates
 from klyra_collector.receive.senders import Senders
 from klyra_collector.receive.signing_keys import load_keys
 from klyra_collector.receive.signing_processor import SignatureCheck
+from klyra_collector.receive.tls import load_tls
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.clock import SystemClock
@@ -41,32 +41,23 @@ from klyra_collector.seal.identity import KeyOptions
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.sealer import Sealer
+from klyra_collector.supervise.http_server import HttpLimits, serve_http
 from klyra_collector.witness.assembly import witnessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import socket
+    from collections.abc import Callable
 
-    from starlette.types import ASGIApp
-
-    from klyra_collector.config import Listener, Settings
+    from klyra_collector.config import Settings
     from klyra_collector.query.services import PublicLog
 
 Role = Literal["collector", "follower", "api"]
 ROLES: tuple[Role, ...] = ("collector", "follower", "api")
 
-_GRACE_SECONDS = 10
-_POLL_SECONDS = 0.01
-_BACKLOG = 2048
 _CURSOR_KEY_BYTES = 32
 _PROGRESS_LEAVES = 1_000_000
 
 _log = structlog.get_logger(__name__)
-
-
-class PortTaken(Paused):
-    """Another program listens where a server of ours is configured to."""
-
-    code = "port_taken"
 
 
 def run_role(role: Role, settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
@@ -104,9 +95,8 @@ def run_collector(settings: Settings, on_ready: Callable[[dict[str, str]], None]
     catalog = Catalog.load(settings.catalog)
     clock = SystemClock()
     disk = Disk()
-    listening = listen(settings.otlp.http, "otlp.http.listen")
     with (
-        contextlib.closing(listening),
+        unlinked_at_end(listen(settings.otlp.http, "otlp.http.listen")) as listening,
         contextlib.closing(Registry.open(settings.registry_url, catalog)) as registry,
         contextlib.closing(disk),
         contextlib.closing(
@@ -155,6 +145,7 @@ async def _serve_collector(
         rates=OrganizationRates(intake.organization_events_per_second, intake.organization_burst),
         observer=metrics,
         max_request_bytes=intake.max_request_bytes,
+        body_seconds=settings.otlp.http.body_seconds,
     )
     drain = OutboxDrain(
         registry=registry, sealer=sealer, ledger=ledger, catalog=catalog, validator=validator, wall_us=clock.wall_us
@@ -174,17 +165,33 @@ async def _serve_collector(
         on_thread=sealer.on_thread,
         prometheus=metrics.prometheus,
     )
+    certificates = TlsMetrics(metrics.prometheus)
     forward = receiving_forward(
         settings.forward,
-        lambda: listen(settings.forward, "forward.listen"),
+        tls=load_tls(settings.forward.tls, "forward.tls", certificates),
         ingest=ingest,
         catalog=catalog,
         prometheus=metrics.prometheus,
     )
+    otlp = settings.otlp
+    grpc = receiving_grpc(otlp.grpc, ingest=ingest, tls=load_tls(otlp.grpc.tls, "otlp.grpc.tls", certificates))
     try:
-        async with cosigned, _expiring(settings, ledger, sealer, metrics), forward as forward_address:
-            addresses = {} if forward_address is None else {"forward": forward_address}
-            await serve_http(app, listening, lambda url: on_ready({"otlp_http": url, **addresses}))
+        async with (
+            cosigned,
+            _expiring(settings, ledger, sealer, metrics),
+            grpc as grpc_address,
+            forward as forward_address,
+        ):
+            addresses = {"otlp_grpc": grpc_address}
+            if forward_address is not None:
+                addresses["forward"] = forward_address
+            await serve_http(
+                app,
+                listening,
+                lambda url: on_ready({"otlp_http": url, **addresses}),
+                limits=HttpLimits(otlp.http.max_connections, otlp.http.header_seconds, otlp.http.idle_seconds),
+                tls=load_tls(otlp.http.tls, "otlp.http.tls", certificates),
+            )
     finally:
         # The order matters: no more requests, then no more commands, then everything that waits is answered.
         stop_draining.set()
@@ -247,68 +254,6 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))
-
-
-async def serve_http(app: ASGIApp, listening: socket.socket, on_ready: Callable[[str], None]) -> None:
-    """Serve an application on a bound socket until SIGTERM or SIGINT, then finish what is under way."""
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-        backlog=_BACKLOG,
-    )
-    server = _Server(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers no event to wait for
-        await asyncio.sleep(_POLL_SECONDS)
-    if server.started:
-        on_ready(_url(listening))
-    await serving
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to us: uvicorn would raise them again behind our back after its own shutdown."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-    def stop(self) -> None:
-        """Take no new requests, finish those under way, return."""
-        self.should_exit = True
-
-
-def listen(listener: Listener, setting: str) -> socket.socket:
-    """Return a bound socket.
-
-    Raises:
-        PortTaken: names the port and the setting.
-    """
-    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((listener.host, listener.port))
-    except OSError as error:
-        bound.close()
-        raise PortTaken(
-            f"Cannot listen on {listener.listen}: {error.strerror}.",
-            remedy=f"Stop what listens there, or set {setting} (KLYRA_{setting.upper().replace('.', '__')}).",
-        ) from error
-    bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    return bound
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

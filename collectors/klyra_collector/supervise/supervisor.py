@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -63,19 +63,26 @@ class RunInfo:
     """What answers where: the content of `run.json`.
 
     Attributes:
-        api, otlp_http: URLs; None for a role that does not run here.
+        api, otlp_http: URLs, of a Unix socket `unix:/path`; None for a role that does not run here.
+        otlp_grpc: `host:port` or `unix:/path`.
         forward: `host:port`; None if that receiver did not start.
         pids: process id of each process, the supervisor's own included.
     """
 
     api: str | None
     otlp_http: str | None
+    otlp_grpc: str | None
     forward: str | None
     pids: dict[str, int]
 
     def as_json(self) -> bytes:
         """Return the bytes of `run.json`."""
-        addresses = {"api": self.api, "otlp_http": self.otlp_http, "forward": self.forward}
+        addresses = {
+            "api": self.api,
+            "otlp_http": self.otlp_http,
+            "otlp_grpc": self.otlp_grpc,
+            "forward": self.forward,
+        }
         present = {name: url for name, url in addresses.items() if url is not None}
         return orjson.dumps({**present, "pids": self.pids}, option=orjson.OPT_INDENT_2) + b"\n"
 
@@ -135,7 +142,13 @@ class Supervisor:
             addresses |= child.addresses
         pids = {"supervisor": os.getpid()}
         pids |= {child.name: child.process.pid for child in self._children if child.process is not None}
-        return RunInfo(addresses.get("api"), addresses.get("otlp_http"), addresses.get("forward"), pids)
+        return RunInfo(
+            addresses.get("api"),
+            addresses.get("otlp_http"),
+            addresses.get("otlp_grpc"),
+            addresses.get("forward"),
+            pids,
+        )
 
     def wait(self) -> int:
         """Watch until SIGTERM or SIGINT, then stop all; return the exit status.
@@ -216,16 +229,18 @@ class Supervisor:
 
         return start
 
-    def _settings_for(self, role: Role) -> dict[str, object]:
+    def _settings_for(self, role: Role) -> dict[str, Any]:
         """Return the settings a child gets; a restarted one listens where it listened before."""
-        members: dict[str, object] = self._settings.model_dump(mode="json")
+        members: dict[str, Any] = self._settings.model_dump(mode="json")
         listened = next((child.addresses for child in self._children if child.name == role), {})
-        if "api" in listened:
-            members["api"] = {"listen": listened["api"].removeprefix("http://")}
-        if "otlp_http" in listened:
-            members["otlp"] = {"http": {"listen": listened["otlp_http"].removeprefix("http://")}}
-        if "forward" in listened:
-            members["forward"] = {**self._settings.forward.model_dump(mode="json"), "listen": listened["forward"]}
+        listeners = {
+            "api": members["api"],
+            "otlp_http": members["otlp"]["http"],
+            "otlp_grpc": members["otlp"]["grpc"],
+            "forward": members["forward"],
+        }
+        for name, address in listened.items():
+            listeners[name]["listen"] = address.rpartition("//")[2] if "://" in address else address
         return members
 
     def _await_ready(self, child: _Child) -> None:
