@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +64,7 @@ class MemoryLedger:
         self._shards: dict[str, list[SealedRecord]] = {origin: [] for origin in origins or (ORIGIN,)}
         self._chains: dict[tuple[str, bytes], list[bytes]] = {}
         self.left: set[str] = set()
+        self.kept: dict[tuple[str, int], bytes] = {}
 
     def left_behind(self, origin: str) -> bool:
         """Say whether a shard was left behind after a disaster."""
@@ -108,14 +110,28 @@ class MemoryLedger:
         )
         return self._add(replace(record, body=BodyFrame(record.index, parts, salts, proofs)))
 
-    def quarantine(self, *, organization_id: str = ACME, ingest_us: int = TODAY_US) -> SealedRecord:
+    def quarantine(
+        self,
+        *,
+        organization_id: str = ACME,
+        ingest_us: int = TODAY_US,
+        raw: bytes = b"not",
+        reason: str = "is not JSON",
+        pointer: str = "",
+    ) -> SealedRecord:
         """Seal a QUARANTINE record."""
-        core = canonical.encode({"reason": "is not JSON", "pointer": "", "sha256": "00" * 32, "size": 3})
+        digest = hashlib.sha256(raw).hexdigest()
+        core = canonical.encode({"reason": reason, "pointer": pointer, "sha256": digest, "size": len(raw)})
         parts, salts = Sections(core), Salts.draw()
         proofs = sections.commitments(parts, salts)
         expire_day = timestamps.day_of(ingest_us) + 1 + RETENTION_DAYS
         record = self._leaf(ORIGIN, Kind.QUARANTINE, 0, expire_day, organization_id, ingest_us, proofs.event_commit())
+        self.kept[record.origin, record.index] = raw
         return self._add(replace(record, body=BodyFrame(record.index, parts, salts, proofs)))
+
+    def quarantined(self, record: SealedRecord) -> bytes | None:
+        """Return the bytes kept of a QUARANTINE record."""
+        return self.kept.get((record.origin, record.index))
 
     def control(
         self,

@@ -15,11 +15,12 @@ from klyra_audit.format import canonical, frame
 from klyra_audit.format.errors import FormatError, FrameError
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
 from klyra_audit.timestamps import day_of
-from klyra_collector.data_directory import FRAMES, ShardDirectory
+from klyra_collector.data_directory import FRAMES, DataDirectory, ShardDirectory
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.seal.consent import read_consent
 from klyra_collector.seal.expiry_controls import ControlLog
 from klyra_collector.seal.files import COMMITTED
+from klyra_collector.seal.quarantined import QuarantinedBytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,7 @@ class LedgerReader:
         self._shards: dict[str, _ShardReader] = {}
         self._readable: dict[str, int | None] = dict(readable or {})
         self._retention = ControlLog(self)
+        self._quarantined = QuarantinedBytes(DataDirectory(ledger.parent))
 
     def origins(self) -> list[str]:
         """Return the origins of all shards, oldest first; none before the first start."""
@@ -110,6 +112,10 @@ class LedgerReader:
     def controls(self, origin: str, start: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` committed control documents from index `start` on, as (index, canonical bytes)."""
         return self._shard(origin).controls(start, limit)
+
+    def quarantined(self, record: SealedRecord) -> bytes | None:
+        """Return the bytes kept of a QUARANTINE record, unchecked; None if they are gone or damaged."""
+        return self._quarantined.find(record.origin, record.index, record.leaf.expire_day)
 
     def close(self) -> None:
         """Close all files."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from klyra_collector.store.quarantined import QuarantineRow, ReplayNote
     from klyra_collector.store.rows import Row
 
 Ranges = tuple[tuple[int, int], ...]
@@ -58,6 +59,8 @@ class Batch:
         rows: the entries among them, ascending.
         extensions: applied after the rows, in ledger order.
         erased: (origin, row) of entries sealed earlier, without what was erased from them.
+        quarantined: the quarantined inputs among the records, ascending.
+        replays: what tells of quarantined inputs that became entries, in ledger order.
     """
 
     origin: str
@@ -66,6 +69,8 @@ class Batch:
     rows: Sequence[Row]
     extensions: Sequence[Extension] = ()
     erased: Sequence[tuple[str, Row]] = ()
+    quarantined: Sequence[QuarantineRow] = ()
+    replays: Sequence[ReplayNote] = ()
 
 
 class FollowingStore(Protocol):
@@ -92,7 +97,7 @@ class FollowingStore(Protocol):
         ...
 
     def expire(self, expiration: Expiration, limit: int) -> int:
-        """Delete up to `limit` of the entries that an EXPIRY record names; return how many.
+        """Delete up to `limit` of the entries and quarantined inputs that an EXPIRY record names; return how many.
 
         Fewer than `limit` were the last. Doing it again deletes nothing that the record does not name.
         """

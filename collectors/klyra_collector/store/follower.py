@@ -10,6 +10,7 @@ import structlog
 from klyra_audit.errors import Halted, RetryLater
 from klyra_audit.format.leaf import Kind
 from klyra_collector.store.changes import Batch, Expiration, Extension
+from klyra_collector.store.quarantine_rows import quarantine_row_of, replays_of
 from klyra_collector.store.rows import check, erased_sections, row_of, unusable
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from klyra_collector.seal.expiry_facts import RetentionFacts
     from klyra_collector.seal.reader import LedgerReader, SealedRecord
     from klyra_collector.store.changes import FollowingStore, Ranges
+    from klyra_collector.store.quarantined import QuarantineRow
     from klyra_collector.store.rows import Row
 
 _BATCH = 5000
@@ -121,18 +123,21 @@ class Follower:
         rows: list[Row] = []
         extensions: list[Extension] = []
         erased: list[tuple[str, Row]] = []
+        quarantined: list[QuarantineRow] = []
         for record in records:
             check(record)
             kind = record.leaf.kind
             if kind == Kind.EVENT:
                 rows += self._row(record)
+            elif kind == Kind.QUARANTINE and record.body is not None:
+                quarantined.append(quarantine_row_of(record, self._reader.quarantined(record)))
             elif kind == Kind.EXTEND:
                 extensions.append(_extension(record))
             elif kind == Kind.ERASURE:
                 erased += self._erased(record)
         last = records[-1]
         start, end = records[0].index, last.index + 1
-        return Batch(last.origin, start, end, rows, extensions, erased)
+        return Batch(last.origin, start, end, rows, extensions, erased, quarantined, list(replays_of(rows)))
 
     def _row(self, record: SealedRecord) -> Iterator[Row]:
         if record.body is None:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import Halted, RetryLater
+from klyra_collector.store.quarantine_sqlite import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-VERSION = 1
+VERSION = 2  # 2 added quarantine
 INCREMENTAL = 2  # of `auto_vacuum`: the file gives free pages back when it is asked to
 WORD_COLUMNS = ("event_type", "actor_type", "resource_type", "action", "status")  # numbers of `words`
 TEXT_COLUMNS = ("actor_id", "resource_id")
@@ -176,6 +177,6 @@ def _migrate(connection: sqlite3.Connection) -> None:
     if version:
         raise StoreDamaged(f"The store is of version {version}, not {VERSION}.", remedy=_REBUILD)
     indexes = [_FILTER_INDEX.format(column) for column in (*WORD_COLUMNS, *TEXT_COLUMNS)]
-    for statement in (*_TABLES.split(";"), *indexes):
+    for statement in (*_TABLES.split(";"), *TABLES.split(";"), *indexes):
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -6,6 +6,7 @@ import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Self
 
+from klyra_collector.store.quarantine_sqlite import QuarantineReader
 from klyra_collector.store.reading import Reader
 from klyra_collector.store.schema import connect, create, typed_errors
 from klyra_collector.store.writing import Writer
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klyra_collector.store.changes import Batch, Expiration, Ranges
+    from klyra_collector.store.quarantined import (
+        FoundQuarantined,
+        QuarantineBacklog,
+        QuarantineSearch,
+        QuarantineSummary,
+    )
     from klyra_collector.store.searching import Found, Search
 
 
 class SqliteStore:
-    """Satisfies `Store` for searches and `FollowingStore` for its follower.
+    """Satisfies `Store` and `QuarantineStore` for searches, and `FollowingStore` for its follower.
 
     Every reading thread has a connection of its own, every export another one, the follower's thread the only
     one that writes.
@@ -87,6 +94,26 @@ class SqliteStore:
         with typed_errors():
             return self._reader().earliest_sealing_day(organization_id, today)
 
+    def quarantined(self, search: QuarantineSearch, limit: int) -> list[FoundQuarantined]:
+        """Return the first `limit` quarantined inputs of a list, in its order."""
+        with typed_errors():
+            return self._quarantine().find(search, limit)
+
+    def quarantined_one(self, organization_id: str, reference: str, today: int) -> FoundQuarantined | None:
+        """Return one quarantined input of an organization, None if it has no such input."""
+        with typed_errors():
+            return self._quarantine().get(organization_id, reference, today)
+
+    def quarantine_summary(self, search: QuarantineSearch, limit: int) -> QuarantineSummary:
+        """Return counts over a list, up to `limit` sources and as many reasons."""
+        with typed_errors():
+            return self._quarantine().summary(search, limit)
+
+    def quarantine_backlog(self, today: int) -> QuarantineBacklog:
+        """Return what waits of all organizations."""
+        with typed_errors():
+            return self._quarantine().backlog(today)
+
     def check(self) -> None:
         """Return if a search would be answered now."""
         self.snapshot()
@@ -104,12 +131,18 @@ class SqliteStore:
         return self._writing().indexes(origin, org_ref, ranges)
 
     def expire(self, expiration: Expiration, limit: int) -> int:
-        """Delete up to `limit` of the entries that an EXPIRY record names; return how many."""
+        """Delete up to `limit` of the entries and quarantined inputs that an EXPIRY record names; return how many."""
         return self._writing().expire(expiration, limit)
 
     def shrink(self) -> bool:
         """Give some of the space that deleted entries left back to the system; return whether there is more."""
         return self._writing().shrink()
+
+    def _quarantine(self) -> QuarantineReader:
+        reader: QuarantineReader | None = getattr(self._local, "quarantine", None)
+        if reader is None:
+            reader = self._local.quarantine = QuarantineReader(self._connection(read_only=True))
+        return reader
 
     def _reader(self) -> Reader:
         reader: Reader | None = getattr(self._local, "reader", None)

@@ -11,6 +11,7 @@ import structlog
 
 from klyra_collector.seal.expiry_facts import is_within
 from klyra_collector.store.positions import Positions
+from klyra_collector.store.quarantine_sqlite import QuarantineWriter
 from klyra_collector.store.schema import INCREMENTAL, typed_errors
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._quarantine = QuarantineWriter(connection)
         self._words: dict[str, int] = {}
         self._organizations: dict[str, int] = {}
         self._looked_through: tuple[Expiration, tuple[int, int]] | None = None
@@ -98,6 +100,8 @@ class Writer:
                 return
             positions = self._met(batch.origin)
             self._insert(positions, batch.origin, batch.rows)
+            self._quarantine.insert(positions, batch.origin, batch.quarantined)
+            self._quarantine.note_replays(batch.replays)
             for extension in batch.extensions:
                 self._extend(positions, extension)
             for origin, row in batch.erased:
@@ -118,22 +122,30 @@ class Writer:
         return found
 
     def expire(self, expiration: Expiration, limit: int) -> int:
-        """Delete up to `limit` of the entries that an EXPIRY record names; return how many."""
+        """Delete up to `limit` of the entries and quarantined inputs that an EXPIRY record names; return how many."""
         with self._transaction():
             positions = self._positions()
-            organization = self._organization_of(expiration.org_ref)
-            if organization is None or expiration.origin not in positions.numbers:
+            if expiration.origin not in positions.numbers:
                 return 0
-            gone = list(islice(self._named(positions, organization, expiration), limit))
-            self._connection.executemany(_DELETE, [(row[0],) for row in gone])
-            self._connection.executemany(_SHOW_NEXT, [(organization, id_) for _, _, _, id_, shown in gone if shown])
-            if len(gone) < limit:
-                self._connection.execute(
-                    "DELETE FROM kept_days WHERE organization = ? AND expire_day <= ?",
-                    (organization, expiration.cutoff_day),
-                )
-        self._looked_through = (expiration, (gone[-1][1], gone[-1][0])) if len(gone) == limit else None
-        return len(gone)
+            inputs = self._quarantine.expire(positions, expiration, limit)
+            gone = self._expire_entries(positions, expiration, limit - inputs)
+        is_cut = 0 < len(gone) == limit - inputs
+        self._looked_through = (expiration, (gone[-1][1], gone[-1][0])) if is_cut else None
+        return inputs + len(gone)
+
+    def _expire_entries(self, positions: Positions, expiration: Expiration, limit: int) -> list[_Due]:
+        organization = self._organization_of(expiration.org_ref)
+        if organization is None or not limit:
+            return []
+        gone = list(islice(self._named(positions, organization, expiration), limit))
+        self._connection.executemany(_DELETE, [(row[0],) for row in gone])
+        self._connection.executemany(_SHOW_NEXT, [(organization, id_) for _, _, _, id_, shown in gone if shown])
+        if len(gone) < limit:
+            self._connection.execute(
+                "DELETE FROM kept_days WHERE organization = ? AND expire_day <= ?",
+                (organization, expiration.cutoff_day),
+            )
+        return gone
 
     def shrink(self) -> bool:
         """Give some free pages back to the system; return whether there are more.
@@ -220,8 +232,11 @@ class Writer:
         )
 
     def _extend(self, positions: Positions, extension: Extension) -> None:
+        if extension.origin not in positions.numbers:
+            return
+        self._quarantine.extend(positions, extension)
         organization = self._organization_of(extension.org_ref)
-        if organization is None or extension.origin not in positions.numbers:
+        if organization is None:
             return
         which = (
             organization,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from klyra_audit.format.sections import SectionName
     from klyra_collector.verify.copies import Fields
 
-VERSION: Final = 1  # of the store's tables (klyra_collector.store.schema)
+VERSIONS: Final = (1, 2)  # of the store's tables (klyra_collector.store.schema): their entries are alike
 
 _INDEX_BITS: Final = 40  # of a position, below the number of the origin
 _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
@@ -111,8 +111,8 @@ class SqliteCopy:
 
     def _begin(self) -> None:
         ((version,),) = self._rows("PRAGMA user_version")
-        if version != VERSION:
-            raise self._cannot(ValueError(f"it is of version {version}, not {VERSION}"))
+        if version not in VERSIONS:
+            raise self._cannot(ValueError(f"it is of version {version}, not {VERSIONS[-1]}"))
         list(self._rows("BEGIN"))
         list(self._rows("SELECT count(*) FROM origins"))  # the first read fixes what the transaction sees
 

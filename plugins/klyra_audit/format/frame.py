@@ -164,6 +164,18 @@ def read_body(buffer: Buffer, offset: int) -> tuple[int, BodyFrame]:
     return end, BodyFrame(index, sections, salts, Commitments(c_core, c_actor, c_target), attachment)
 
 
+def read_blob_header(header: bytes) -> tuple[int, int]:
+    """Return the index and the payload's length that a blob frame's first `BLOB_HEADER_SIZE` bytes speak of.
+
+    Raises:
+        FrameError: it is no such header.
+    """
+    magic, index, length = _BLOB.unpack_from(header)
+    if magic != BLOB_MAGIC or length > MAX_PART_BYTES:
+        raise FrameError("a record frame's header is damaged", 0)
+    return index, length
+
+
 def read_blob(buffer: Buffer, offset: int) -> tuple[int, BlobFrame]:
     """Return the offset behind the blob frame at `offset`, and the frame.
 
