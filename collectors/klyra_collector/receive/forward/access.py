@@ -120,7 +120,7 @@ def _check_bound(settings: ForwardSettings) -> None:
             "Nothing says which emit key Forward peers send with.",
             remedy="Set forward.key, or forward.clients with a user, a password and a key each.",
         )
-    if not (_proves_itself(settings) or settings.open or _is_loopback(settings.host)):
+    if not (_proves_itself(settings) or settings.open or _is_private(settings)):
         raise ForwardUnbound(
             f"Anyone who reaches {settings.listen} could write audit entries.",
             remedy="Set forward.shared_key or forward.tls.client_ca; or forward.open = true in a network of its own.",
@@ -132,8 +132,11 @@ def _proves_itself(settings: ForwardSettings) -> bool:
     return settings.shared_key is not None or (settings.tls is not None and settings.tls.client_ca is not None)
 
 
-def _is_loopback(host: str) -> bool:
+def _is_private(settings: ForwardSettings) -> bool:
+    """Say whether nobody but this machine's own programs can connect."""
+    if settings.socket_path is not None:
+        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return settings.host == "localhost"

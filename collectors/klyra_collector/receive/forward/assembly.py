@@ -16,16 +16,17 @@ from klyra_collector.receive.forward.intake import ForwardIntake
 from klyra_collector.receive.forward.metrics import ForwardMetrics
 from klyra_collector.receive.forward.server import ForwardServer
 from klyra_collector.receive.forward.tags import TagTypes
-from klyra_collector.receive.forward.tls import ServerTls
+from klyra_collector.receive.listening import address_of, listen, unlinked_at_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from prometheus_client import CollectorRegistry
 
     from klyra_audit.catalog import Catalog
     from klyra_collector.config import ForwardSettings
     from klyra_collector.receive.ingest import Ingest
+    from klyra_collector.receive.tls import ReloadingTls
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +40,8 @@ class UnknownEventType(Paused):
 @contextlib.asynccontextmanager
 async def receiving_forward(
     settings: ForwardSettings,
-    bind: Callable[[], socket.socket],
     *,
+    tls: ReloadingTls | None,
     ingest: Ingest,
     catalog: Catalog,
     prometheus: CollectorRegistry,
@@ -49,13 +50,13 @@ async def receiving_forward(
 
     Args:
         settings: section `forward`.
-        bind: returns a bound socket, which is closed at the end.
+        tls: the receiver's certificates; None for plain TCP.
         ingest: what all receivers work with.
         catalog: of the event types that tags may be mapped to.
         prometheus: where the receiver's metrics are shown.
 
     Raises:
-        UnknownEventType, SecretUnavailable, TlsUnusable, MissingExtra, PortTaken: before anything is begun.
+        UnknownEventType, SecretUnavailable, MissingExtra, PortTaken: before anything is begun.
         ForwardUnbound: something is configured, but not who may send.
     """
     if settings.key is None and not settings.clients and settings.shared_key is None:
@@ -64,13 +65,19 @@ async def receiving_forward(
         )
         yield None
         return
-    server = _build(settings, ingest, catalog, prometheus)
-    with contextlib.closing(bind()) as listening:
+    server = _build(settings, tls, ingest, catalog, prometheus)
+    with unlinked_at_end(listen(settings, "forward.listen")) as listening:
         async with server.serving(listening):
-            yield _address(listening)
+            yield address_of(listening)
 
 
-def _build(settings: ForwardSettings, ingest: Ingest, catalog: Catalog, prometheus: CollectorRegistry) -> ForwardServer:
+def _build(
+    settings: ForwardSettings,
+    tls: ReloadingTls | None,
+    ingest: Ingest,
+    catalog: Catalog,
+    prometheus: CollectorRegistry,
+) -> ForwardServer:
     library.msgpack()
     access = load_access(settings, socket.gethostname())
     for event_type in settings.event_types.values():
@@ -83,7 +90,7 @@ def _build(settings: ForwardSettings, ingest: Ingest, catalog: Catalog, promethe
     return ForwardServer(
         access=access,
         intake=ForwardIntake(ingest=ingest, types=TagTypes(settings.event_types), metrics=metrics),
-        tls=None if settings.tls is None else ServerTls(settings.tls),
+        tls=tls,
         limits=ForwardLimits(
             connections=settings.max_connections,
             message_bytes=ingest.max_request_bytes,
@@ -92,8 +99,3 @@ def _build(settings: ForwardSettings, ingest: Ingest, catalog: Catalog, promethe
             idle_seconds=settings.idle_seconds,
         ),
     )
-
-
-def _address(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

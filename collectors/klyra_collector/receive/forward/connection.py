@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 ENDPOINT: Final = "forward"  # what a refused key is reported for
 
 _READ_BYTES: Final = 64 * 1024
+_LARGE_BYTES: Final = 16 * 1024
 _POLL_SECONDS: Final = 0.05
 
 _log = structlog.get_logger(__name__)
 
 
 class PeerSilent(Rejected):
-    """A peer began something and did not finish it in time, or has said nothing for long."""
+    """A peer began something and did not finish it in time."""
 
     code = "peer_silent"
 
@@ -115,13 +116,11 @@ class ForwardConnection:
 
     async def _admit(self) -> Peer:
         """Return who sends, with a key that may emit; `KlyraError` for a stranger."""
-        async with asyncio.timeout(self._limits.handshake_seconds) as deadline:
-            try:
+        try:
+            async with asyncio.timeout(self._limits.handshake_seconds):
                 binding = await self._identify()
-            except TimeoutError as error:
-                if not deadline.expired():
-                    raise
-                raise PeerSilent("No handshake came.", remedy="Give the sender the shared key.") from error
+        except TimeoutError as error:
+            raise PeerSilent("No handshake came.", remedy="Give the sender the shared key.") from error
         return Peer(binding.source, binding.key_text, self._address)
 
     async def _identify(self) -> Binding:
@@ -158,7 +157,7 @@ class ForwardConnection:
         """Take the messages that have arrived, at least one; return False when the peer has closed."""
         if not self._framer.held:
             # Nothing is reserved for a peer that says nothing.
-            received = await self._read()
+            received = await self._await_message(peer)
             if not received:
                 return False
             self._framer.feed(received)
@@ -166,9 +165,9 @@ class ForwardConnection:
         with self._intake.ingest.reservation(sender) as reservation:
             await self._hold(reservation, self._framer.held)
             raw, trouble = await self._read_messages(reservation)
-            messages, broken = self._decode(raw, reservation)
             self._sealing = True
             try:
+                messages, broken = await self._decode(raw, reservation)
                 await self._seal(messages, peer)
             finally:
                 self._sealing = False
@@ -177,31 +176,38 @@ class ForwardConnection:
                 raise error
             return True
 
+    async def _await_message(self, peer: Peer) -> bytes:
+        """Return the first bytes of a message, b"" if the peer has closed or says nothing for too long."""
+        try:
+            async with asyncio.timeout(self._limits.idle_seconds):
+                return await self._reader.read(_READ_BYTES)
+        except TimeoutError:
+            _log.info("forward_idle", peer=peer.address, source=peer.source)
+            return b""
+
     async def _read_messages(self, reservation: Reservation) -> tuple[list[bytes], KlyraError | None]:
         """Return whole messages, at least one, or why there can be none after those before it."""
         raw: list[bytes] = []
-        while True:
-            try:
-                raw.extend(self._framer.messages())
-            except (NotForward, MessageTooLarge) as error:
-                return raw, error
-            if raw:
-                return raw, None
-            received = await self._read()
-            await self._hold(reservation, len(received))
-            self._framer.feed(received)
-
-    async def _read(self) -> bytes:
-        begun = self._framer.held > 0
         try:
-            async with asyncio.timeout(self._limits.message_seconds if begun else self._limits.idle_seconds):
-                received = await self._reader.read(_READ_BYTES)
+            async with asyncio.timeout(self._limits.message_seconds):
+                while True:
+                    raw.extend(self._framer.messages())
+                    if raw:
+                        return raw, None
+                    await self._read_on(reservation)
+        except (NotForward, MessageTooLarge) as error:
+            return raw, error
         except TimeoutError as error:
-            what = "A message broke off." if begun else "Nothing came for a long time."
-            raise PeerSilent(what, remedy="Nothing was acknowledged; the sender may connect again.") from error
-        if not received and begun:
+            raise PeerSilent(
+                "A message broke off.", remedy="Nothing of it was taken; the sender may connect again."
+            ) from error
+
+    async def _read_on(self, reservation: Reservation) -> None:
+        received = await self._reader.read(_READ_BYTES)
+        if not received:
             raise EOFError("closed in the middle of a message")
-        return received
+        await self._hold(reservation, len(received))
+        self._framer.feed(received)
 
     async def _hold(self, reservation: Reservation, count: int) -> None:
         """Account for bytes before they are kept; wait, and read nothing, while others have them all."""
@@ -216,17 +222,29 @@ class ForwardConnection:
             else:
                 return
 
-    def _decode(self, raw: list[bytes], reservation: Reservation) -> tuple[list[Message], KlyraError | None]:
+    async def _decode(self, raw: list[bytes], reservation: Reservation) -> tuple[list[Message], KlyraError | None]:
         """Return the messages before the first that is none, and what is wrong with that one."""
         messages: list[Message] = []
         for item in raw:
             try:
-                message = decode_message(item, max_inflated_bytes=self._limits.message_bytes, hold=reservation.hold)
+                message = await self._decode_one(item, reservation)
             except KlyraError as error:
                 return messages, error
             if message is not None:
                 messages.append(message)
         return messages, None
+
+    async def _decode_one(self, raw: bytes, reservation: Reservation) -> Message | None:
+        limit = self._limits.message_bytes
+        if len(raw) < _LARGE_BYTES:
+            return decode_message(raw, max_inflated_bytes=limit, hold=reservation.hold)
+        loop = asyncio.get_running_loop()
+
+        def hold(count: int) -> None:
+            asyncio.run_coroutine_threadsafe(self._hold(reservation, count), loop).result()
+
+        # A large message takes long enough for others to notice.
+        return await asyncio.to_thread(decode_message, raw, max_inflated_bytes=limit, hold=hold)
 
     async def _seal(self, messages: list[Message], peer: Peer) -> None:
         """Seal messages and acknowledge each that is durable; raise the first error after that."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS: Final = 10.0  # the least of the senders' own acknowledgement timeouts is longer
 
-_ENTRIES_AT_ONCE: Final = 1000
+_ENTRIES_AT_ONCE: Final = 500  # reading and checking them keeps the loop busy
 _LONGEST_WAIT: Final = 1.0
 
 

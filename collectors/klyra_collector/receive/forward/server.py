@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import TYPE_CHECKING, Final, cast
 
 import structlog
@@ -11,14 +12,16 @@ import structlog
 from klyra_audit.errors import KlyraError, Paused, Rejected
 from klyra_collector.receive.forward.connection import ForwardConnection, ForwardLimits
 from klyra_collector.receive.senders import REMEMBERED_SECONDS
+from klyra_collector.receive.tls import TlsServers
 
 if TYPE_CHECKING:
-    import socket
+    import ssl
+    from asyncio.base_events import Server
     from collections.abc import AsyncIterator
 
     from klyra_collector.receive.forward.access import Access
     from klyra_collector.receive.forward.intake import ForwardIntake
-    from klyra_collector.receive.forward.tls import ServerTls
+    from klyra_collector.receive.tls import ReloadingTls
 
 HEARTBEAT_BYTE: Final = b"\x00"
 TOO_MANY: Final = "too_many_connections"
@@ -34,7 +37,7 @@ class ForwardServer:
     """Serves Forward on a bound socket."""
 
     def __init__(
-        self, *, access: Access, intake: ForwardIntake, limits: ForwardLimits, tls: ServerTls | None = None
+        self, *, access: Access, intake: ForwardIntake, limits: ForwardLimits, tls: ReloadingTls | None = None
     ) -> None:
         self._access = access
         self._intake = intake
@@ -45,24 +48,28 @@ class ForwardServer:
     @contextlib.asynccontextmanager
     async def serving(self, listening: socket.socket) -> AsyncIterator[None]:
         """Serve while inside; at the end let what is being sealed be acknowledged."""
-        server = await asyncio.start_server(
-            self._welcome,
-            sock=listening,
-            limit=_BUFFER_BYTES,
-            backlog=_BACKLOG,
-            ssl=None if self._tls is None else self._tls.context,
-            ssl_handshake_timeout=None if self._tls is None else self._limits.handshake_seconds,
-        )
+        servers = TlsServers(listening, self._tls, self._begin)
+        await servers.start()
         heartbeat = await self._answer_heartbeats(listening)
         watching = asyncio.create_task(self._watch())
         try:
             yield
         finally:
             watching.cancel()
-            server.close()
+            await servers.close()
             if heartbeat is not None:
                 heartbeat.close()
             await self._finish()
+
+    async def _begin(self, listening: socket.socket, context: ssl.SSLContext | None) -> Server:
+        return await asyncio.start_server(
+            self._welcome,
+            sock=listening,
+            limit=_BUFFER_BYTES,
+            backlog=_BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else self._limits.handshake_seconds,
+        )
 
     def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a new connection in a task of its own, unless there are too many."""
@@ -85,8 +92,6 @@ class ForwardServer:
         while True:
             await asyncio.sleep(REMEMBERED_SECONDS / 4)
             try:
-                if self._tls is not None:
-                    self._tls.refresh()
                 await self._cut_refused()
             except Exception:  # noqa: BLE001 - whatever it is, the next look must come
                 _log.exception("forward_watch_failed")
@@ -116,6 +121,8 @@ class ForwardServer:
 
     async def _answer_heartbeats(self, listening: socket.socket) -> asyncio.DatagramTransport | None:
         """Answer UDP heartbeats on the same port, as fluentd sends them with `heartbeat_type udp`."""
+        if listening.family == socket.AF_UNIX:
+            return None
         host, port = listening.getsockname()[:2]
         try:
             transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
