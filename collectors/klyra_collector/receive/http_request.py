@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect
 from klyra_audit.errors import Rejected
 from klyra_collector.receive import answers
 from klyra_collector.receive.body import BodyTooSlow, UnsupportedMediaType, decompress, read_body
-from klyra_collector.receive.wire import decode_json, decode_protobuf
+from klyra_collector.receive.wire import decode_protobuf
+from klyra_collector.receive.wire_json import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

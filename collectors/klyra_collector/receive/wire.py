@@ -1,13 +1,13 @@
-"""OTLP log requests, protobuf or JSON, as records that the rest of the collector reads alike. No sockets here."""
+"""What every protocol's records look like to the rest of the collector, and OTLP log requests as protobuf.
+
+`wire_json.py` reads the same as JSON. No sockets here.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import orjson
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -18,7 +18,7 @@ from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_collector.receive.salvage import NotProtobuf, join_request, split_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import NoReturn
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -36,8 +36,8 @@ OTLP_JSON = "otlp-json"
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-_MAX_NESTING = 32
 _OWN_COUNT = 3
+_UNPARSED = "the record, its resource or its scope is nested too deeply or has text that is not UTF-8"
 
 
 class MalformedRequest(Rejected):
@@ -46,13 +46,24 @@ class MalformedRequest(Rejected):
     code = "malformed_request"
 
 
-class DuplicateAttribute(MalformedRequest):
-    """The same attribute key stands twice; which of them counts is anyone's guess."""
+class MalformedRecord(InvalidEvent):
+    """One record of a request is not what OTLP says it is; the others are not concerned."""
+
+    code = "malformed_record"
+
+
+class DuplicateAttribute(MalformedRecord):
+    """The same attribute key stands twice; which of them counts is anyone's guess.
+
+    Attributes:
+        key: which.
+    """
 
     code = "duplicate_attribute"
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"Attribute {key[:128]!r} stands twice in one place.", remedy="Send each key once.")
+        super().__init__("the record, its resource or its scope has the same attribute twice")
+        self.key = key
 
 
 class OwnForm(NamedTuple):
@@ -126,11 +137,11 @@ class WireRecord(Protocol):
         ...
 
     def own_form(self) -> OwnForm | None:
-        """Return the record in our own form, None if it is another's; `DuplicateAttribute`."""
+        """Return the record in our own form, None if it is another's; `MalformedRecord`."""
         ...
 
     def foreign(self) -> Foreign:
-        """Return the record as any OTLP client's; `DuplicateAttribute`."""
+        """Return the record as any OTLP client's; `MalformedRecord`."""
         ...
 
     def record_id(self) -> str | None:
@@ -150,12 +161,28 @@ def decode_protobuf(body: bytes) -> list[WireRecord]:
         return _salvaged(body, error)
     records: list[WireRecord] = []
     for resource_logs in request.resource_logs:
-        resource = _first_of_each(resource_logs.resource.attributes)
         for scope_logs in resource_logs.scope_logs:
-            scope = _scope(scope_logs.scope)
-            around = (resource_logs.resource, scope_logs.scope)
-            records.extend(ProtobufRecord(resource, scope, record, around) for record in scope_logs.log_records)
+            records.extend(_records((resource_logs.resource, scope_logs.scope), scope_logs.log_records))
     return records
+
+
+def _records(around: tuple[Resource, InstrumentationScope], messages: Iterable[LogRecord]) -> Iterator[WireRecord]:
+    """Yield the records of one scope; all of them are unreadable if it or the resource is."""
+    try:
+        resource, scope = _first_of_each(around[0].attributes), _scope(around[1])
+    except MalformedRecord as error:
+        yield from (UnreadableRecord(_encode(around, message), reason=error.reason) for message in messages)
+    else:
+        yield from (ProtobufRecord(resource, scope, message, around) for message in messages)
+
+
+def _encode(around: tuple[Resource, InstrumentationScope], message: LogRecord) -> bytes:
+    """Return a request of one record."""
+    resource, scope = around
+    scope_logs = ScopeLogs(scope=scope, log_records=[message])
+    return ExportLogsServiceRequest(
+        resource_logs=[ResourceLogs(resource=resource, scope_logs=[scope_logs])]
+    ).SerializeToString()
 
 
 def _salvaged(body: bytes, error: DecodeError) -> list[WireRecord]:
@@ -172,29 +199,10 @@ def _salvaged(body: bytes, error: DecodeError) -> list[WireRecord]:
 def _salvaged_record(part: Part) -> WireRecord:
     try:
         around = (Resource.FromString(part.resource), InstrumentationScope.FromString(part.scope))
-        resource, scope = _first_of_each(around[0].attributes), _scope(around[1])
-        return ProtobufRecord(resource, scope, LogRecord.FromString(part.record), around)
+        [record] = _records(around, [LogRecord.FromString(part.record)])
     except DecodeError:
         return UnreadableRecord(join_request(part))
-
-
-def decode_json(body: bytes) -> list[WireRecord]:
-    """Return the records of an OTLP/JSON request; `MalformedRequest` if it is none."""
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(
-            f"The body is not JSON: {error}.", remedy="Check the exporter's protocol and Content-Type."
-        ) from error
-    records: list[WireRecord] = []
-    for resource_logs in _objects(_object(request, "the request"), "resourceLogs"):
-        attributes = _objects(_object(resource_logs.get("resource") or {}, "resource"), "attributes")
-        resource = {key: value for key, value in map(_json_attribute, attributes)}  # noqa: C416 - typed pairs
-        for scope_logs in _objects(resource_logs, "scopeLogs"):
-            scope = _json_scope(_object(scope_logs.get("scope") or {}, "scope"))
-            around = (resource_logs.get("resource") or {}, scope_logs.get("scope") or {})
-            records.extend(JsonRecord(resource, scope, record, around) for record in _objects(scope_logs, "logRecords"))
-    return records
+    return record
 
 
 class ProtobufRecord:
@@ -281,21 +289,25 @@ class ProtobufRecord:
 
     def raw(self) -> bytes:
         """See `WireRecord`."""
-        resource, scope = self._around
-        scope_logs = ScopeLogs(scope=scope, log_records=[self._message])
-        request = ExportLogsServiceRequest(resource_logs=[ResourceLogs(resource=resource, scope_logs=[scope_logs])])
-        return request.SerializeToString()
+        return _encode(self._around, self._message)
 
 
 class UnreadableRecord:
-    """A protobuf record that its parser refuses: some text is not UTF-8, or a value is nested too deeply."""
+    """A record that its parser refuses, or whose resource or scope it refuses.
 
-    __slots__ = ("_encoded", "resource")
-    encoding = OTLP_PROTOBUF
+    Args:
+        encoded: a request of this record alone, as far as it can be written.
+        encoding: what it is written in.
+        reason: why it is refused; without it, what protobuf's parser refuses.
+    """
 
-    def __init__(self, encoded: bytes) -> None:
+    __slots__ = ("_encoded", "_reason", "encoding", "resource")
+
+    def __init__(self, encoded: bytes, encoding: str = OTLP_PROTOBUF, reason: str = _UNPARSED) -> None:
         self.resource: dict[str, Any] = {}
+        self.encoding = encoding
         self._encoded = encoded
+        self._reason = reason
 
     def own_form(self) -> OwnForm | None:
         """Raise what has the record quarantined."""
@@ -306,7 +318,7 @@ class UnreadableRecord:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise InvalidEvent("the record, its resource or its scope is nested too deeply or has text that is not UTF-8")
+        raise MalformedRecord(self._reason)
 
     def record_id(self) -> str | None:
         """Return None: nothing of it can be read."""
@@ -343,184 +355,5 @@ def _python_value(value: AnyValue) -> Any:  # noqa: ANN401 - an AnyValue holds a
         return _each_once(value.kvlist_value.values)
     if kind == "array_value":
         return [_python_value(item) for item in value.array_value.values]
-    return None if kind is None else getattr(value, kind)
-
-
-class JsonRecord:
-    """A record of an OTLP/JSON request (opentelemetry-proto specification, JSON Protobuf Encoding).
-
-    `around` are the objects of its resource and its scope.
-    """
-
-    __slots__ = ("_around", "_members", "_scope", "resource")
-    encoding = OTLP_JSON
-
-    def __init__(
-        self,
-        resource: dict[str, Any],
-        scope: Scope,
-        members: dict[str, Any],
-        around: tuple[dict[str, Any], dict[str, Any]],
-    ) -> None:
-        self.resource = resource
-        self._scope = scope
-        self._members = members
-        self._around = around
-
-    def own_form(self) -> OwnForm | None:
-        """See `WireRecord`."""
-        own: dict[str, Any] = {}
-        for key, value in map(_json_attribute, _objects(self._members, "attributes")):
-            if key.startswith(OWN_PREFIX):
-                if key in own:
-                    raise DuplicateAttribute(key)
-                own[key] = value
-        if SALTS not in own:
-            return None
-        body = _json_value(self._members.get("body") or {}, _MAX_NESTING)
-        salts, sequence, sections = own[SALTS], own.get(SEQUENCE), own.get(SECTIONS)
-        return OwnForm(
-            _utf8(body) if isinstance(body, str) else b"",
-            _text(self._members.get("eventName")),
-            salts if isinstance(salts, bytes) else b"",
-            sequence if isinstance(sequence, int) else None,
-            sections if isinstance(sections, str) else None,
-        )
-
-    def foreign(self) -> Foreign:
-        """See `WireRecord`."""
-        members = self._members
-        attributes: dict[str, Any] = {}
-        for key, value in map(_json_attribute, _objects(members, "attributes")):
-            if key in attributes:
-                raise DuplicateAttribute(key)
-            attributes[key] = value
-        return Foreign(
-            _text(members.get("eventName")),
-            _json_value(members.get("body") or {}, _MAX_NESTING),
-            attributes,
-            _json_integer(members.get("timeUnixNano", 0)),
-            _json_integer(members.get("observedTimeUnixNano", 0)),
-            _text(members.get("traceId")).lower(),
-            _text(members.get("spanId")).lower(),
-            _json_integer(members.get("severityNumber", 0)),
-            _text(members.get("severityText")),
-            _json_integer(members.get("flags", 0)),
-            _json_integer(members.get("droppedAttributesCount", 0)),
-            *self._scope,
-        )
-
-    def record_id(self) -> str | None:
-        """See `WireRecord`."""
-        for key, value in map(_json_attribute, _objects(self._members, "attributes")):
-            if key == RECORD_ID:
-                return str(value)
-        return None
-
-    def raw(self) -> bytes:
-        """See `WireRecord`."""
-        resource, scope = self._around
-        scope_logs = {"scope": scope, "logRecords": [self._members]}
-        return orjson.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [scope_logs]}]})
-
-
-def _json_scope(members: dict[str, Any]) -> Scope:
-    attributes = dict(map(_json_attribute, _objects(members, "attributes")))
-    return Scope(_text(members.get("name")), _text(members.get("version")), attributes)
-
-
-def _json_attribute(attribute: dict[str, Any]) -> tuple[str, Any]:
-    return _text(attribute.get("key")), _json_value(attribute.get("value") or {}, _MAX_NESTING)
-
-
-def _json_value(value: object, nesting: int) -> Any:  # noqa: ANN401 - an AnyValue holds anything
-    members = _object(value, "a value")
-    if nesting == 0:
-        raise MalformedRequest(f"A value is nested deeper than {_MAX_NESTING} levels.")
-    for name, content in members.items():
-        convert = _JSON_SCALARS.get(name)
-        if convert is not None:
-            return convert(content)
-        if name == "arrayValue":
-            return [_json_value(item, nesting - 1) for item in _objects(_object(content, name), "values")]
-        if name == "kvlistValue":
-            return _json_map(_objects(_object(content, name), "values"), nesting - 1)
-    return None
-
-
-def _json_map(pairs: list[dict[str, Any]], nesting: int) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key = _text(pair.get("key"))
-        if key in values:
-            raise DuplicateAttribute(key)
-        values[key] = _json_value(pair.get("value") or {}, nesting)
-    return values
-
-
-def _json_integer(content: object) -> int:
-    """Read a 64-bit integer, which OTLP/JSON writes as a string and also allows as a number."""
-    try:
-        if isinstance(content, str | int) and not isinstance(content, bool):
-            return int(content)
-    except ValueError:
-        pass
-    raise MalformedRequest("A 64-bit integer is neither a number nor a string of digits.")
-
-
-def _json_bytes(content: object) -> bytes:
-    try:
-        return base64.b64decode(_text(content), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MalformedRequest("A bytesValue is not base64.") from error
-
-
-def _json_double(content: object) -> float:
-    try:
-        if isinstance(content, str | int | float):
-            return float(content)
-    except ValueError:
-        pass
-    raise MalformedRequest("A doubleValue is no number.")
-
-
-def _json_boolean(content: object) -> bool:
-    if isinstance(content, bool):
-        return content
-    raise MalformedRequest("A boolValue is neither true nor false.")
-
-
-def _text(content: object) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    raise MalformedRequest("A member that must be a string is none.")
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-_JSON_SCALARS = {
-    "stringValue": _text,
-    "intValue": _json_integer,
-    "doubleValue": _json_double,
-    "boolValue": _json_boolean,
-    "bytesValue": _json_bytes,
-}
-
-
-def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedRequest(f"{what} is not a JSON object.")
-    return value
-
-
-def _objects(members: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    listed = members.get(name)
-    if listed is None:
-        return []
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise MalformedRequest(f"{name} is not a list of objects.")
-    return listed
+    # An index into a profile's table of strings has no meaning in a log record: it is nothing, as the protocol says.
+    return None if kind is None or kind.endswith("_strindex") else getattr(value, kind)

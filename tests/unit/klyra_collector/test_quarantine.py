@@ -12,7 +12,8 @@ from klyra_audit.forward.message import decode_message
 from klyra_collector.quarantine import KeptInput, quarantine_record, quarantine_reference
 from klyra_collector.receive.forward.record import records_of
 from klyra_collector.receive.forward.tags import TagTypes
-from klyra_collector.receive.wire import decode_json, decode_protobuf
+from klyra_collector.receive.wire import decode_protobuf
+from klyra_collector.receive.wire_json import decode_json
 from support import otlp
 from support.records import STARTUP
 

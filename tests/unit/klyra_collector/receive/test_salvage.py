@@ -36,7 +36,7 @@ def test_a_bad_record_says_why(read) -> None:
     [bad] = decode_protobuf(spoilt(BAD))
     with pytest.raises(InvalidEvent, match="not UTF-8") as caught:
         getattr(bad, read)()
-    assert (caught.value.code, caught.value.pointer) == ("invalid_event", "")
+    assert (caught.value.code, caught.value.pointer) == ("malformed_record", "")
 
 
 def test_a_bad_resource_spoils_its_records() -> None:

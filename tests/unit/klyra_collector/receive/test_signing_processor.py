@@ -21,7 +21,8 @@ from klyra_collector.config import SigningProcessorSettings
 from klyra_collector.errors import SecretUnavailable
 from klyra_collector.receive.signing_keys import BadSigningKey, TrustedKey, load_keys
 from klyra_collector.receive.signing_processor import SignatureCheck, payload_of, place_signature, without_signature
-from klyra_collector.receive.wire import decode_json, decode_protobuf
+from klyra_collector.receive.wire import decode_protobuf
+from klyra_collector.receive.wire_json import decode_json
 from support import otlp
 from support.records import document
 from support.signing import SECRET, Processor
