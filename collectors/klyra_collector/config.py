@@ -17,6 +17,7 @@ from klyra_audit.errors import Rejected
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.receive.body import MAX_REQUEST_BYTES
 from klyra_collector.receive.budget import MAX_INFLIGHT_BYTES
+from klyra_collector.receive.mapping_table import Additions, BadMapping, EventTypeRule
 from klyra_collector.seal.recent import LEAST_DAYS
 from klyra_collector.seal.sealer import MAX_WAITING_BYTES
 from klyra_collector.secret_reference import is_reference
@@ -347,6 +348,60 @@ class SigningProcessorSettings(_Section):
         return self
 
 
+class MappingRuleSettings(_Section):
+    """Which event type stands for some other program's records: one `[[mapping.event_types]]` each.
+
+    Attributes:
+        match: glob over what the record itself calls the event.
+        attributes: globs over values by their names; all must match.
+        event_type: of the catalog.
+    """
+
+    match: str = "*"
+    attributes: dict[str, str] = Field(default_factory=dict)
+    event_type: str
+
+
+class MappingSettings(_Section):
+    """What other programs' records mean, beyond the table that is built in (docs/mapping.md).
+
+    Attributes:
+        attributes: further names by target, looked at directly after those that begin with `klyra.`.
+        event_types: rules for records whose event the catalog does not know; the first match wins.
+        constants: by target, what is used when nothing is found.
+        values: by target, what words mean in ours.
+        personal: names whose values go with the actor or the target when they are erased.
+    """
+
+    attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    event_types: tuple[MappingRuleSettings, ...] = ()
+    constants: dict[str, str] = Field(default_factory=dict)
+    values: dict[str, dict[str, str]] = Field(default_factory=dict)
+    personal: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_understood(self) -> Self:
+        try:
+            self.additions().check()
+        except BadMapping as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def additions(self) -> Additions:
+        """Return the settings as the mapping takes them."""
+        rules = [
+            EventTypeRule(match=rule.match, attributes=rule.attributes, event_type=rule.event_type)
+            for rule in self.event_types
+        ]
+        return Additions(
+            attributes=self.attributes,
+            event_types=rules,
+            constants=self.constants,
+            values=self.values,
+            personal=self.personal,
+        )
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. Build it with `load`."""
 
@@ -366,6 +421,7 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     witness: WitnessSettings = WitnessSettings()
     signing_processor: tuple[SigningProcessorSettings, ...] = ()
+    mapping: MappingSettings = MappingSettings()
     confirm_clock: bool = Field(default=False, description="an operator vouches for the clock at this start")
     catalog: Path | None = Field(None, description="a catalog file of your own event types")
 

@@ -25,9 +25,9 @@ from klyra_collector.validate.judge import judge
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from klyra_audit.catalog import Catalog
     from klyra_audit.validation import Validator
     from klyra_collector.receive.audit_record import AuditRecord
+    from klyra_collector.receive.mapping_table import MappingTable
     from klyra_collector.receive.senders import Sender, Senders
     from klyra_collector.receive.wire import WireRecord
     from klyra_collector.stages import Outcome, Record, Seal, Tenancy
@@ -89,14 +89,14 @@ class Pipeline:
         self,
         *,
         senders: Senders,
-        catalog: Catalog,
+        mapping: MappingTable,
         validator: Validator,
         seal: Seal,
         wall_us: Callable[[], int],
         signatures: SignatureCheck | None = None,
     ) -> None:
         self._senders = senders
-        self._catalog = catalog
+        self._mapping = mapping
         self._validator = validator
         self._seal = seal
         self._wall_us = wall_us
@@ -117,7 +117,7 @@ class Pipeline:
             RetryLater: nothing was acknowledged.
         """
         opener = RequestOpener(
-            sender, request, self._wall_us(), self._catalog, signatures=self._signatures, strict=strict
+            sender, request, self._wall_us(), self._mapping, signatures=self._signatures, strict=strict
         )
         records: list[Record] = []
         refusals: list[Refusal] = []

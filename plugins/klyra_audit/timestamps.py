@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 NANOSECONDS = 1_000_000_000
 MICROSECONDS = 1_000_000
@@ -27,7 +28,7 @@ def to_nanoseconds(text: str) -> int:
 def from_nanoseconds(nanoseconds: int) -> str:
     """Return the shortest of second, millisecond, microsecond and nanosecond notation that loses nothing."""
     seconds, fraction = divmod(nanoseconds, NANOSECONDS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = _seconds_text(seconds)
     if not fraction:
         return f"{text}Z"
     digits = f"{fraction:09d}"
@@ -36,11 +37,16 @@ def from_nanoseconds(nanoseconds: int) -> str:
     return f"{text}.{digits}Z"
 
 
+@lru_cache(maxsize=1024)
+def _seconds_text(seconds: int) -> str:
+    """Return the text of a whole second; events of one second come together."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def from_microseconds(microseconds: int) -> str:
     """Return `microseconds` since 1970 as RFC 3339 with milliseconds, the precision we produce."""
     seconds, fraction = divmod(microseconds, MICROSECONDS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{fraction // 1000:03d}Z"
+    return f"{_seconds_text(seconds)}.{fraction // 1000:03d}Z"
 
 
 def day_of(microseconds: int) -> int:

@@ -27,6 +27,7 @@ from bench.published import published
 from klyra_audit import ids
 from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import DataDirectory
+from klyra_collector.receive.mapping_table import MappingTable
 from klyra_collector.receive.opening import RequestOpener
 from klyra_collector.receive.senders import Sender
 from klyra_collector.receive.wire import decode_protobuf
@@ -107,7 +108,7 @@ def stages(root: Path) -> None:
     body = _bodies(1)[0]
     sender = Sender("key_bench", "org_acme", ())
     wire = decode_protobuf(body)
-    opener = RequestOpener(sender, body, time.time_ns() // 1000, otlp.CATALOG)
+    opener = RequestOpener(sender, body, time.time_ns() // 1000, MappingTable(otlp.CATALOG))
     candidates = [opener.open(item, number) for number, item in enumerate(wire)]
     now_us = opener.received_us
     say(f"\nstages, us an event in batches of {BATCH}")

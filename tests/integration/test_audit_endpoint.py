@@ -207,7 +207,7 @@ class TestRefused:
         [
             ({"outcome": "unknown"}, "/status"),
             ({"target__id": None}, "/resource/id"),
-            ({"action": "LOGIN"}, "/action"),
+            ({"action": "CREATE"}, "/action"),
         ],
         ids=str,
     )

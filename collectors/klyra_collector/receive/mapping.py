@@ -1,7 +1,7 @@
-"""From any other OTLP log record to an event document: the mapping table of DESIGN section 6. Pure.
+"""From any other program's log record to an event document: the mapping table of DESIGN section 6 applied. Pure.
 
 Mapping is not coercion of our own form: it only gives foreign values a place that the JSON profile has. Nothing
-is dropped; what the table does not name goes to `metadata.attributes`.
+is dropped: what the table does not place goes to `metadata.attributes`, `metadata.resource` and `metadata.body`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,37 @@ from klyra_audit import ids, timestamps
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.event import SCHEMA
 from klyra_audit.format.canonical import MAX_INTEGER
+from klyra_collector.receive.mapping_table import (
+    ATTRIBUTES,
+    BODY,
+    COLLECTORS_MEMBERS,
+    EVENT_TYPE,
+    METADATA,
+    OWN_METADATA,
+    RECORD,
+    RESOURCE,
+)
+from klyra_collector.receive.wire import NOTHING, Foreign
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from klyra_audit.catalog import Catalog
     from klyra_audit.format.canonical import JsonObject
-    from klyra_collector.receive.wire import Foreign
+    from klyra_audit.format.sections import Marks
+    from klyra_collector.receive.mapping_table import MappingTable, Name, Target
 
-ORGANIZATION = "klyra.organization.id"
+CATALOG = "the catalog"
+THE_KEY = "the key"
+REQUEST = "the request and the record's position in it"
+COLLECTOR = "the collector's clock"
 
-_EVENT_TYPES = ("event.name", "klyra.event_type")
-_IDS = ("klyra.id", "audit.record.id", "log.record.uid")
-_ACTOR_IDS = ("klyra.actor.id", "audit.actor.id", "user.id", "enduser.id")
-_ACTOR_NAMES = ("klyra.actor.name", "user.name")
-_ACTOR_TYPES = ("klyra.actor.type", "audit.actor.type")
-_RESOURCE_IDS = ("klyra.resource.id", "audit.target.id")
-_RESOURCE_TYPES = ("klyra.resource.type", "audit.target.type")
-_RESOURCE_NAMES = ("klyra.resource.name",)
-_ACTIONS = ("klyra.action", "audit.action")
-_STATUSES = ("klyra.status", "audit.outcome")
-_CLIENT_IPS = ("klyra.client_ip", "audit.source.id", "client.address")
-_USER_AGENTS = ("user_agent.original",)
-_METADATA = "klyra.metadata."
-_ACTOR_TYPE_WORDS = {"service": "system"}
+_MOST_NAMED = 4  # names in a message
+_MAX_TIME = 2**64
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
+_FIELD = "record."  # before the name of a field that an attribute has, too
+_FIRST_RARE = Foreign._fields.index("severity_number")
+_NOTHING_RARE = Foreign("", None, {}, 0, 0, "", "")[_FIRST_RARE:]
+_SET_BESIDE_ATTRIBUTES = COLLECTORS_MEMBERS | {"client_ip", "user_agent"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,123 +63,296 @@ class Arrival:
     seed: bytes
 
 
-def map_record(record: Foreign, resource: Mapping[str, Any], arrival: Arrival, catalog: Catalog) -> JsonObject:
-    """Return the event document of a foreign record; it is not validated yet.
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An event document and how it came about.
+
+    Attributes:
+        document: not validated yet.
+        marks: what of it belongs to the actor and to the target.
+        origins: by target, the name that gave it, or what else did.
+    """
+
+    document: JsonObject
+    marks: Marks
+    origins: Mapping[str, str]
+
+
+def map_record(record: Foreign, resource: Mapping[str, Any], arrival: Arrival, table: MappingTable) -> Mapped:
+    """Return the event document of a foreign record.
 
     Raises:
-        InvalidEvent: there is no event type, organization, actor or resource to be found.
+        InvalidEvent: there is no event type, time, organization, actor or resource to be found.
     """
-    source = _Attributes(record.attributes)
+    reader = _Reader(record, resource)
+    targets, origins = table.targets, reader.origins
     metadata: JsonObject = {}
-    event_type = record.event_name or source.take(_EVENT_TYPES)
-    if not event_type:
-        raise InvalidEvent("the record has neither an event name nor klyra.event_type", pointer="/event_type")
-    event_time_ns = record.time_unix_nano or record.observed_time_unix_nano
-    if not event_time_ns:
-        event_time_ns = arrival.received_ns
-        metadata["timestamp_source"] = "collector"
-    known = catalog.get(event_type)
+    event_type = _event_type(reader, table)
+    known = table.catalog.get(event_type)
+    event_time_ns = _event_time_ns(record, arrival, metadata, origins)
+    kind = reader.find(targets["resource.type"])
+    if kind is None and known is not None:
+        kind, origins["resource.type"] = known.resource_type, CATALOG
+    action = reader.find(targets["action"])
+    if action is None and known is not None:
+        action, origins["action"] = known.action, CATALOG
     document: JsonObject = {
-        "id": _entry_id(source, metadata, event_time_ns, arrival),
+        "id": _entry_id(reader, targets["id"], metadata, event_time_ns, arrival),
         "timestamp": timestamps.from_nanoseconds(event_time_ns),
         "event_type": event_type,
-        "actor": _actor(source),
-        "resource": _resource(source, known.resource_type if known else None),
-        "action": _word(source.take(_ACTIONS)) or (known.action if known else None),
-        "status": _word(source.take(_STATUSES)) or "success",
+        "actor": {
+            "type": reader.find(targets["actor.type"]),
+            "id": reader.need(targets["actor.id"]),
+            "name": reader.find(targets["actor.name"]),
+        },
+        "resource": {
+            "type": kind,
+            "id": reader.need(targets["resource.id"]),
+            "name": reader.find(targets["resource.name"]),
+        },
+        "action": action,
+        "status": reader.find(targets["status"]),
         "metadata": metadata,
-        "organization_id": _organization(source, resource, arrival),
+        "organization_id": _organization(reader, targets["organization_id"], arrival),
         "schema": SCHEMA,
     }
-    _fill_metadata(metadata, source, record)
-    return document
+    _fill_metadata(metadata, reader, record, table)
+    _place_rest(metadata, reader, record)
+    return Mapped(document, table.marks(event_type, about_user=kind == "user"), origins)
 
 
-class _Attributes:
-    """The attributes not yet placed."""
+class _Reader:
+    """A record's values by where they stand, which of them are used, and for what."""
 
-    def __init__(self, attributes: Mapping[str, Any]) -> None:
-        self.rest = dict(attributes)
+    __slots__ = ("origins", "places", "used")
 
-    def take(self, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - attributes hold anything
-        """Return the first of `names` that is there and place it; the others stay, nothing is dropped."""
-        name = self.take_name(names)
-        return None if name is None else self.rest.pop(name)
+    def __init__(self, record: Foreign, resource: Mapping[str, Any]) -> None:
+        body = record.body
+        self.places: tuple[Mapping[str, Any], ...] = (
+            record.attributes,
+            body if type(body) is dict else NOTHING,
+            resource,
+            _fields(record),
+        )
+        self.used: tuple[set[str], ...] = (set(), set(), set(), set())
+        self.origins: dict[str, str] = {}
 
-    def take_name(self, names: tuple[str, ...]) -> str | None:
-        """Return which of `names` is there first."""
-        return next((name for name in names if name in self.rest), None)
+    def find(self, target: Target) -> str | None:
+        """Return the text of the first name that has a fitting one; else the constant or default, if there is one.
+
+        A value stays where it was, too, if its place in the document does not say all of it.
+        """
+        name_of_target, names, read, otherwise = target
+        for place, key, label in names:
+            value = self.places[place].get(key)
+            if value is None:
+                continue
+            text = value if type(value) is str else text_of(value)
+            if not text:
+                continue
+            result = text if read is None else read(text)
+            if result is not None:
+                if result in (text, text.lower()):
+                    self.used[place].add(key)
+                self.origins[name_of_target] = label
+                return result
+        if otherwise is None:
+            return None
+        result, self.origins[name_of_target] = otherwise
+        return result
+
+    def need(self, target: Target) -> str:
+        """Return what `find` does; `InvalidEvent` if that is nothing."""
+        found = self.find(target)
+        if found is None:
+            what, pointer = target.name.partition(".")[0], "/" + target.name.replace(".", "/")
+            names = ", ".join(name.label for name in target.names[:_MOST_NAMED])
+            raise InvalidEvent(f"the record names no {what} ({names})", pointer=pointer)
+        return found
+
+    def find_any(self, target: Target) -> Any:  # noqa: ANN401 - metadata hold anything
+        """Return the first value that is there, of whatever kind, in the JSON profile; else the constant."""
+        for place, key, label in target.names:
+            value = self.places[place].get(key)
+            if value is not None:
+                self.used[place].add(key)
+                self.origins[target.name] = label
+                return to_profile(value)
+        if target.otherwise is None:
+            return None
+        value, self.origins[target.name] = target.otherwise
+        return value
+
+    def text(self, name: Name) -> str:
+        """Return one value as text, "" if it is not there or has none; it is not used by that."""
+        return text_of(self.places[name.place].get(name.key)) or ""
 
 
-def _entry_id(source: _Attributes, metadata: JsonObject, event_time_ns: int, arrival: Arrival) -> str:
-    name = source.take_name(_IDS)
-    if name is None:
-        milliseconds = event_time_ns // _NANOSECONDS_PER_MILLISECOND
-        return ids.log_id(ids.uuid7(milliseconds, arrival.seed))
-    value = str(source.rest.pop(name))
+def _fields(record: Foreign) -> dict[str, Any]:
+    """Return what stands in the record itself, by the name under which it can be asked for."""
+    name = record.event_name
+    fields: dict[str, Any] = {"event_name": name} if name else {}
+    if record[_FIRST_RARE:] == _NOTHING_RARE:
+        return fields
+    rare = {
+        "severity_text": record.severity_text,
+        "severity_number": record.severity_number,
+        "flags": record.flags,
+        "otel.scope.name": record.scope_name,
+        "otel.scope.version": record.scope_version,
+        "otel.scope.attributes": record.scope_attributes,
+        "tag": record.tag,
+    }
+    return fields | {name: value for name, value in rare.items() if value}
+
+
+def _event_type(reader: _Reader, table: MappingTable) -> str:
+    """Return the event type: a name of the catalog as it stands, else what a rule says, else the name."""
+    if table.rules:
+        names = table.targets[EVENT_TYPE].names
+        text = next(filter(None, map(reader.text, names)), "")
+        if table.catalog.get(text) is None:
+            for rule in table.rules:
+                if rule.matches(text) and all(matches(reader.text(name)) for name, matches in rule.conditions):
+                    reader.origins[EVENT_TYPE] = rule.label
+                    return rule.event_type
+    found = reader.find(table.targets[EVENT_TYPE])
+    if found is None:
+        raise InvalidEvent("the record has neither an event name nor klyra.event_type", pointer="/event_type")
+    return found
+
+
+def _event_time_ns(record: Foreign, arrival: Arrival, metadata: JsonObject, origins: dict[str, str]) -> int:
+    time, origin = record.time_unix_nano, "record:time_unix_nano"
+    if not time:
+        time, origin = record.observed_time_unix_nano, "record:observed_time_unix_nano"
+    if not time:
+        metadata["timestamp_source"] = "collector"
+        time, origin = arrival.received_ns, COLLECTOR
+    if not 0 < time < _MAX_TIME:
+        raise InvalidEvent("is no time in nanoseconds since 1970", pointer="/timestamp")
+    origins["timestamp"] = origin
+    return time
+
+
+def _entry_id(reader: _Reader, target: Target, metadata: JsonObject, event_time_ns: int, arrival: Arrival) -> str:
+    value = reader.find(target)
+    if value is None:
+        reader.origins[target.name] = REQUEST
+        return ids.log_id(ids.uuid7(event_time_ns // _NANOSECONDS_PER_MILLISECOND, arrival.seed))
     if ids.LOG_ID.fullmatch(value):
         return value
     metadata["source_id"] = value
-    return ids.log_id_of_foreign(name, value)
+    return ids.log_id_of_foreign(reader.origins[target.name], value)
 
 
-def _actor(source: _Attributes) -> JsonObject:
-    kind = _word(source.take(_ACTOR_TYPES))
-    actor_id = source.take(_ACTOR_IDS)
-    if actor_id is None:
-        raise InvalidEvent("the record names no actor (klyra.actor.id, audit.actor.id, user.id)", pointer="/actor/id")
-    return {
-        "type": _ACTOR_TYPE_WORDS.get(str(kind), kind) or "user",
-        "id": str(actor_id),
-        "name": _optional_text(source.take(_ACTOR_NAMES)),
-    }
+def _organization(reader: _Reader, target: Target, arrival: Arrival) -> str:
+    """Return whose event it is: the key's organization; for a key of many, the one that is named."""
+    own = arrival.organization_id
+    if own is None:
+        found = reader.find(target)
+        if found is None:
+            raise InvalidEvent(
+                "the key may emit for many organizations, and neither record nor resource has " + target.names[0].label,
+                pointer="/organization_id",
+            )
+        return found
+    for name in target.names:
+        if reader.places[name.place].get(name.key) == own:
+            reader.used[name.place].add(name.key)
+    reader.origins[target.name] = THE_KEY
+    return own
 
 
-def _resource(source: _Attributes, known_type: str | None) -> JsonObject:
-    resource_id = source.take(_RESOURCE_IDS)
-    if resource_id is None:
-        raise InvalidEvent("the record names no resource (klyra.resource.id, audit.target.id)", pointer="/resource/id")
-    kind = source.take(_RESOURCE_TYPES)
-    return {
-        "type": str(kind) if kind is not None else known_type,
-        "id": str(resource_id),
-        "name": _optional_text(source.take(_RESOURCE_NAMES)),
-    }
-
-
-def _organization(source: _Attributes, resource: Mapping[str, Any], arrival: Arrival) -> str:
-    named = source.take((ORGANIZATION,)) or resource.get(ORGANIZATION)
-    if arrival.organization_id is not None:
-        return arrival.organization_id
-    if not isinstance(named, str):
-        raise InvalidEvent(
-            f"the key may emit for many organizations, and neither record nor resource has {ORGANIZATION}",
-            pointer="/organization_id",
-        )
-    return named
-
-
-def _fill_metadata(metadata: JsonObject, source: _Attributes, record: Foreign) -> None:
-    for member, names in (("client_ip", _CLIENT_IPS), ("user_agent", _USER_AGENTS)):
-        value = source.take(names)
+def _fill_metadata(metadata: JsonObject, reader: _Reader, record: Foreign, table: MappingTable) -> None:
+    """Add what the collector knows and what the table names."""
+    for target in (table.targets["metadata.client_ip"], table.targets["metadata.user_agent"]):
+        text = reader.find(target)
+        if text is not None:
+            metadata[target.name.removeprefix(METADATA)] = text
+    for target in table.metadata:
+        value = reader.find_any(target)
         if value is not None:
-            metadata[member] = str(value)
-    for member, value in (("trace_id", record.trace_id), ("span_id", record.span_id)):
-        if value.strip("0"):
-            metadata[member] = value
-    if isinstance(record.body, dict):
-        metadata |= {member: to_profile(value) for member, value in record.body.items() if member not in metadata}
-    elif record.body is not None:
-        metadata.setdefault("message", to_profile(record.body))
-    attributes: JsonObject = {}
-    for name, value in source.rest.items():
-        member = name.removeprefix(_METADATA)
-        if member != name and member and member not in metadata:
-            metadata[member] = to_profile(value)
-        else:
-            attributes[name] = to_profile(value)
+            metadata[target.name.removeprefix(METADATA)] = value
+    for member, identifier in (("trace_id", record.trace_id), ("span_id", record.span_id)):
+        if identifier.strip("0"):
+            metadata[member] = identifier
+            reader.origins[METADATA + member] = f"record:{member}"
+    if record.tag:
+        metadata["tag"] = record.tag
+        reader.used[RECORD].add("tag")
+    if record.best_effort:
+        metadata["delivery"] = "best_effort"
+    if record.dropped_attributes_count:
+        metadata["dropped_attributes_count"] = to_profile(record.dropped_attributes_count)
+
+
+def _place_rest(metadata: JsonObject, reader: _Reader, record: Foreign) -> None:
+    """Add everything that has no place yet."""
+    origins = reader.origins
+    attributes = _rest(reader, ATTRIBUTES)
+    for name in [name for name in attributes if name.startswith(OWN_METADATA)]:
+        member = name.removeprefix(OWN_METADATA)
+        if member and member not in metadata and member not in _SET_BESIDE_ATTRIBUTES:
+            metadata[member] = attributes.pop(name)
+            origins[METADATA + member] = name
+    _place_body(metadata, reader, record.body)
+    for name, value in _rest(reader, RECORD).items():
+        free = name
+        while free in attributes:
+            free = _FIELD + free
+        attributes[free] = value
     if attributes:
         metadata["attributes"] = attributes
+    if reader.places[RESOURCE]:
+        rest = _rest(reader, RESOURCE)
+        if rest:
+            metadata["resource"] = rest
+
+
+def _rest(reader: _Reader, place: int) -> JsonObject:
+    """Return what is not used yet of one place, in the JSON profile."""
+    used = reader.used[place]
+    return {
+        name: value if type(value) is str else to_profile(value)
+        for name, value in reader.places[place].items()
+        if name not in used
+    }
+
+
+def _place_body(metadata: JsonObject, reader: _Reader, body: Any) -> None:  # noqa: ANN401 - a body is anything
+    """Make a map's members metadata, anything else their `message`; what finds its place taken goes to `body`."""
+    if body is None:
+        return
+    if not isinstance(body, dict):
+        member = "body" if "message" in metadata else "message"
+        metadata[member] = to_profile(body)
+        reader.origins[METADATA + member] = "the record's body"
+        return
+    rest: JsonObject = {}
+    for member, value in body.items():
+        if member in reader.used[BODY]:
+            continue
+        if member in metadata or member in _SET_BESIDE_ATTRIBUTES:
+            rest[member] = to_profile(value)
+        else:
+            metadata[member] = to_profile(value)
+            reader.origins[METADATA + member] = f"body:{member}"
+    if rest:
+        metadata["body"] = rest
+
+
+def text_of(value: object) -> str | None:
+    """Return a value as text, None for what has none: nothing, lists and maps."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return _decimal(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else None
 
 
 def to_profile(value: Any) -> Any:  # noqa: ANN401 - attributes hold anything
@@ -186,9 +365,9 @@ def to_profile(value: Any) -> Any:  # noqa: ANN401 - attributes hold anything
         return _decimal(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, dict):
-        return {member: to_profile(inner) for member, inner in value.items()}
-    return [to_profile(item) for item in value]
+    if isinstance(value, list):
+        return [to_profile(item) for item in value]
+    return {member: to_profile(inner) for member, inner in value.items()}
 
 
 def _decimal(value: float) -> str:
@@ -196,12 +375,3 @@ def _decimal(value: float) -> str:
     if math.isfinite(value):
         return repr(value)
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-
-
-def _word(value: object) -> str | None:
-    """Return a fixed word in lower case (CREATE is create)."""
-    return None if value is None else str(value).lower()
-
-
-def _optional_text(value: object) -> str | None:
-    return None if value is None else str(value)

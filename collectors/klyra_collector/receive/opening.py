@@ -18,8 +18,10 @@ from klyra_collector.receive.wire import DuplicateAttribute
 from klyra_collector.validate.judge import Candidate
 
 if TYPE_CHECKING:
-    from klyra_audit.catalog import Catalog
+    from collections.abc import Mapping
+
     from klyra_collector.receive.audit_record import AuditRecord
+    from klyra_collector.receive.mapping_table import MappingTable
     from klyra_collector.receive.senders import Sender
     from klyra_collector.receive.wire import OwnForm, WireRecord
     from klyra_collector.stages import EmitterPosition
@@ -33,18 +35,20 @@ class RequestOpener:
         sender: whose key brought the request.
         request: its decoded bytes, which make the ids of records without one repeatable.
         received_us: when it came.
-        catalog: for what foreign records do not say.
+        table: where other programs' attributes belong.
         signatures: checks those that records bring along.
         strict: hold the records that are not in our own form to the OpenTelemetry audit draft.
+        origins: None, or where to note what gave the members of mapped documents, by position.
         examined: then, what is to be answered about each of them, by position.
     """
 
     sender: Sender
     request: bytes
     received_us: int
-    catalog: Catalog
+    table: MappingTable
     signatures: SignatureCheck = field(default_factory=SignatureCheck)
     strict: bool = False
+    origins: dict[int, Mapping[str, str]] | None = None
     examined: dict[int, AuditRecord] = field(default_factory=dict, init=False)
     _request_seed: bytes = field(default=b"", init=False)
 
@@ -76,12 +80,15 @@ class RequestOpener:
 
     def _map(self, item: WireRecord, position: int) -> Candidate:
         foreign = item.foreign()
-        document = map_record(without_signature(foreign), item.resource, self._arrival(position), self.catalog)
+        mapped = map_record(without_signature(foreign), item.resource, self._arrival(position), self.table)
+        document = mapped.document
+        if self.origins is not None:
+            self.origins[position] = mapped.origins
         signature = self.signatures.check(foreign, item.resource, document["organization_id"])
         if self.strict:
             self.examined[position] = examine(foreign, signature)
         try:
-            encoded, marks = place_signature(document, signature, self.catalog.marks(document["event_type"]))
+            encoded, marks = place_signature(document, signature, mapped.marks)
             parts = sections.split(document, marks)
         except ProfileError as error:
             raise InvalidEvent(error.reason, pointer=error.pointer) from error

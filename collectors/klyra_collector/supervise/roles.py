@@ -23,6 +23,7 @@ from klyra_collector.receive.budget import InflightBudget
 from klyra_collector.receive.forward.assembly import receiving_forward
 from klyra_collector.receive.ingest import Ingest
 from klyra_collector.receive.listening import listen, unlinked_at_end
+from klyra_collector.receive.mapping_table import MappingTable
 from klyra_collector.receive.otlp_grpc import receiving_grpc
 from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
@@ -131,7 +132,7 @@ async def _serve_collector(
     metrics.watch_shard(lambda: ledger.year_start_us)
     pipeline = Pipeline(
         senders=senders,
-        catalog=catalog,
+        mapping=MappingTable(catalog, settings.mapping.additions()),
         validator=validator,
         seal=sealer,
         wall_us=clock.wall_us,
