@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from support.collector import Running
 
 ENTRIES = 8
+GIVE_UP_SECONDS = 60  # a collector that does not come back must not keep the tests
 
 
 class Restarted:
@@ -60,15 +61,20 @@ class Client(threading.Thread):
             number = 0
             while not self._stop_sending.is_set():
                 ids = [f"{self._name}-{number}-{part}" for part in range(ENTRIES)]
-                entries = [(NANOSECONDS, entry(run=run)[1]) for run in ids]
-                while True:
-                    try:
-                        client.send("app.audit", entries, compressed=random.choice([None, "gzip", "zstd"]))  # noqa: S311 - variety
-                        break
-                    except RetryLater:
-                        time.sleep(0.05)
+                if not self._send(client, [(NANOSECONDS, entry(run=run)[1]) for run in ids]):
+                    return
                 self.acknowledged += ids
                 number += 1
+
+    def _send(self, client: ForwardClient, entries: list) -> bool:
+        """Send entries until they are acknowledged; return False if nobody answers any more."""
+        deadline = time.monotonic() + GIVE_UP_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(RetryLater):
+                client.send("app.audit", entries, compressed=random.choice([None, "gzip", "zstd"]))  # noqa: S311 - variety
+                return True
+            time.sleep(0.05)
+        return False
 
     def finish(self) -> None:
         """Send what is under way until it is acknowledged, then stop."""
