@@ -79,13 +79,13 @@ def _fill_record(record: LogRecord, event: PreparedEvent, sequence: int) -> None
         attribute = record.attributes.add()
         attribute.key = "klyra.sections"
         attribute.value.string_value = event.sections
-    for key, value in _draft_attributes(document):
+    for key, value in draft_attributes(document):
         attribute = record.attributes.add()
         attribute.key = key
         attribute.value.string_value = value
 
 
-def _draft_attributes(document: JsonObject) -> list[tuple[str, str]]:
+def draft_attributes(document: JsonObject) -> list[tuple[str, str]]:
     """Return the `audit.*` attributes of the OpenTelemetry audit draft, for other tools on the way."""
     actor, resource, metadata = document["actor"], document["resource"], document["metadata"]
     attributes = [

@@ -1,0 +1,1 @@
+"""Copies of sealed entries to destinations, each behind a durable cursor of its own."""

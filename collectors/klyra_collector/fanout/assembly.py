@@ -1,0 +1,153 @@
+"""Builds every configured destination and runs each on a thread of its own, for as long as the follower runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from klyra_audit.timestamps import day_of
+from klyra_collector.destination_status import DestinationStatus
+from klyra_collector.fanout.backoff import Backoff
+from klyra_collector.fanout.cursor import CursorFile
+from klyra_collector.fanout.dead_letters import DeadLetters
+from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
+from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
+from klyra_collector.fanout.kinds import make_destination
+from klyra_collector.fanout.ledger_position import LedgerPosition
+from klyra_collector.fanout.report import Report
+from klyra_collector.fanout.signing import destination_key
+from klyra_collector.fanout.source import EntrySource
+from klyra_collector.registry import Registry
+from klyra_collector.registry.policies import Policies
+from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.identity import open_key_files
+from klyra_collector.seal.reader import LedgerReader
+from klyra_collector.secret_reference import is_reference, read_secret
+from klyra_siem.destination import DestinationOptions, Limits, TlsOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from klyra_audit.audit_integrity import RecordKey
+    from klyra_audit.catalog import Catalog
+    from klyra_collector.config import DestinationSettings, Settings
+    from klyra_collector.data_directory import DataDirectory
+    from klyra_siem.destination import Destination
+
+STOP_SECONDS: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def fanning_out(settings: Settings, catalog: Catalog, wall_us: Callable[[], int]) -> Iterator[None]:
+    """Deliver to every configured destination while inside; without any do nothing.
+
+    A thread that is still waiting for an answer at the end goes with its process: its batch is sent again next time.
+
+    Raises:
+        NotEntitled, BadDestination, MissingExtra, SecretUnavailable, KeyLocked: before anything is begun.
+    """
+    if not settings.destination:
+        yield
+        return
+    stop = threading.Event()
+    with contextlib.ExitStack() as opened:
+        registry = opened.enter_context(contextlib.closing(Registry.open(settings.registry_url, catalog)))
+        disk = opened.enter_context(contextlib.closing(Disk()))
+        key = signing_key(settings, disk)
+        settings.data_directory.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deliveries = [_delivery(one, settings, registry, disk, key, wall_us) for one in settings.destination]
+        threads = [
+            threading.Thread(target=delivery.run, args=(stop,), name=f"destination {one.name}", daemon=True)
+            for one, delivery in zip(settings.destination, deliveries, strict=True)
+        ]
+        for one, thread in zip(settings.destination, threads, strict=True):
+            _log.info("destination_started", destination=one.name, kind=one.kind, endpoint=one.endpoint)
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(STOP_SECONDS)
+
+
+def signing_key(settings: Settings, disk: Disk) -> RecordKey | None:
+    """Return the key of delivered records, made on first use; None if no destination wants signatures."""
+    if not any(one.sign for one in settings.destination):
+        return None
+    return destination_key(open_key_files(settings.data_directory, disk, settings.ledger.key_passphrase))
+
+
+def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destination:
+    """Return the destination of a configured section; errors as `fanning_out`."""
+    setting = f"destination.{one.name}"
+    endpoint = read_secret(one.endpoint, f"{setting}.endpoint") if is_reference(one.endpoint) else one.endpoint
+    headers = {name: read_secret(reference, f"{setting}.headers.{name}") for name, reference in one.headers.items()}
+    options = DestinationOptions(
+        name=one.name,
+        endpoint=endpoint,
+        headers=headers,
+        compression=one.compression,
+        timeout_seconds=one.timeout_seconds,
+        tls=TlsOptions(ca_file=one.ca_file, certificate_file=one.certificate_file, key_file=one.key_file),
+        key=key if one.sign else None,
+        software=f"klyra-audit/{version('klyra-audit')}",
+    )
+    return make_destination(one.kind, options)
+
+
+def _delivery(
+    one: DestinationSettings,
+    settings: Settings,
+    registry: Registry,
+    disk: Disk,
+    key: RecordKey | None,
+    wall_us: Callable[[], int],
+) -> Delivery:
+    data = settings.data_directory
+    entitlement = Entitlement(registry, Policies.load(), wanted=one.organizations, org_salt=lambda: _org_salt(data))
+    entitlement.check(one.name)
+    destination = build_destination(one, key)
+    reader = LedgerReader(data.ledger)  # its own: readers are of one thread
+    source = EntrySource(reader, entitlement.references, lambda: day_of(wall_us()))
+    dead_letters = DeadLetters(data.cursors, one.name, disk)
+    begun = DestinationStatus(
+        name=one.name, kind=one.kind, endpoint=one.endpoint, skipped={}, dead_letters=len(dead_letters)
+    )
+    return Delivery(
+        DeliveryTerms(
+            name=one.name,
+            limits=_limits(one, destination.limits),
+            linger_seconds=one.linger_seconds,
+            paused_seconds=one.paused_seconds,
+        ),
+        destination=destination,
+        source=source,
+        ledger=LedgerPosition(reader, from_end=one.start == "end"),
+        cursor_file=CursorFile(data.cursors, one.name, disk),
+        dead_letters=dead_letters,
+        report=Report(data.cursors, begun, wall_us),
+        backoff=Backoff(),
+        wall_us=wall_us,
+    )
+
+
+def _limits(one: DestinationSettings, own: Limits) -> Limits:
+    """Return the destination's own limits, or less."""
+    return Limits(
+        entries=min(one.batch_entries or own.entries, own.entries),
+        encoded_bytes=min(one.batch_bytes or own.encoded_bytes, own.encoded_bytes),
+    )
+
+
+def _org_salt(data: DataDirectory) -> bytes:
+    try:
+        return (data.keys / "org-salt").read_bytes()
+    except OSError as error:
+        raise OrganizationsUnknown(f"{data.keys / 'org-salt'} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,157 @@
+"""Sealed entries as destinations get them: whose plan allows it, unexpired, without what was erased.
+
+Control records and quarantined input are never delivered: the first belong to the ledger, the second is no entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from klyra_audit.errors import Halted
+from klyra_audit.format import canonical, sections
+from klyra_audit.format.errors import FormatError
+from klyra_audit.format.leaf import Kind
+from klyra_audit.format.sections import Salts, Sections
+from klyra_collector.fanout.erasures import ErasureLog
+from klyra_collector.store.rows import RecordUnusable, check, erased_sections
+from klyra_siem.destination import SealedEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from klyra_audit.format.frame import BodyFrame
+    from klyra_audit.format.sections import SectionName
+    from klyra_collector.seal.expiry_facts import RetentionFacts
+    from klyra_collector.seal.reader import LedgerReader, SealedRecord
+
+_ERASED_SALT: Final = bytes(16)
+
+
+class RecordUndeliverable(Halted):
+    """A record of the ledger is not what was sealed; nothing behind it is delivered until it is mended."""
+
+    code = "record_undeliverable"
+
+
+class _Rules(NamedTuple):
+    """What decides whether a record is delivered now."""
+
+    references: frozenset[bytes]
+    retention: RetentionFacts
+    today: int
+
+
+class Found(NamedTuple):
+    """One record of the ledger.
+
+    Attributes:
+        index: in its shard.
+        entry: to be delivered; None for a record that is not.
+        reason: why it is not; "" if it is.
+    """
+
+    index: int
+    entry: SealedEntry | None
+    reason: str
+
+
+class EntrySource:
+    """Reads one ledger for one destination. One thread uses it."""
+
+    def __init__(
+        self, reader: LedgerReader, references: Callable[[], frozenset[bytes]], today: Callable[[], int]
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            reader: of the ledger; nobody else uses it.
+            references: returns the org_ref of everyone whose entries are delivered.
+            today: returns the present UTC day since 1970.
+        """
+        self._reader = reader
+        self._references = references
+        self._today = today
+        self._erasures = ErasureLog(reader)
+
+    def read(self, origin: str, start: int, limit: int) -> list[Found]:
+        """Return up to `limit` committed records, with the entries that are to be delivered now.
+
+        Raises:
+            RecordUndeliverable: naming origin and index.
+            LedgerDamaged: a record cannot be read.
+            RetryLater: nobody can say now whose entries are delivered.
+        """
+        records = self._reader.read(origin, start, limit)
+        if not records:
+            return []
+        # After the records: an erasure sealed before a section was overwritten is then among those read.
+        self._erasures.catch_up()
+        rules = _Rules(self._references(), self._reader.retention(), self._today())
+        return [self._found(record, _unwanted(record, rules)) for record in records]
+
+    def _found(self, record: SealedRecord, reason: str) -> Found:
+        return Found(record.index, None if reason else self._entry(record), reason)
+
+    def _entry(self, record: SealedRecord) -> SealedEntry:
+        try:
+            check(record)
+            assert record.body is not None  # noqa: S101 - an EVENT without one is unwanted or raised
+            return self._built(record, record.body)
+        except (RecordUnusable, FormatError) as error:
+            raise _undeliverable(record, str(error)) from error
+
+    def _built(self, record: SealedRecord, body: BodyFrame) -> SealedEntry:
+        overwritten, named = erased_sections(body), self._erasures.of(record)
+        if not overwritten <= named:
+            raise _undeliverable(record, "a section was overwritten, and no ERASURE record says so.")
+        kept = _without(body, named)
+        document = sections.join(kept.sections)
+        return SealedEntry(
+            origin=record.origin,
+            index=record.index,
+            leaf=record.leaf_bytes,
+            ingest_us=record.leaf.ingest_us,
+            document=document,
+            encoded=canonical.encode(document),
+            body=kept,
+            redacted=tuple(sorted(named)),
+        )
+
+
+def _unwanted(record: SealedRecord, rules: _Rules) -> str:
+    """Return why a record is not delivered, "" if it is."""
+    leaf = record.leaf
+    if leaf.kind != Kind.EVENT:
+        return "quarantine" if leaf.kind == Kind.QUARANTINE else "control"
+    if leaf.org_ref not in rules.references:
+        return "organization"
+    if rules.retention.effective_day(record.origin, leaf) <= rules.today:
+        return "expired"
+    if record.body is None:
+        if rules.retention.is_named(record.origin, leaf):
+            return "expired"  # an EXTEND that came after its EXPIRY brings nothing back
+        raise _undeliverable(record, "its body is missing, and no EXPIRY record names it.")
+    return ""
+
+
+def _without(body: BodyFrame, erased: frozenset[SectionName]) -> BodyFrame:
+    """Return a body without the erased sections and their salts."""
+    if not erased:
+        return body
+    parts, salts = body.sections, body.salts
+    has_actor, has_target = "actor" not in erased, "target" not in erased
+    return replace(
+        body,
+        sections=Sections(parts.core, parts.actor if has_actor else None, parts.target if has_target else None),
+        salts=Salts(
+            salts.core, salts.actor if has_actor else _ERASED_SALT, salts.target if has_target else _ERASED_SALT
+        ),
+    )
+
+
+def _undeliverable(record: SealedRecord, reason: str) -> RecordUndeliverable:
+    return RecordUndeliverable(
+        f"Record {record.index} of {record.origin} cannot be delivered: {reason}",
+        remedy="Run `klyra-audit verify` on the ledger; nothing after this record is delivered until it is mended.",
+    )
