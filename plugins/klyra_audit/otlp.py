@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+    from klyra_audit.batch import SignedCommits
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.prepared import PreparedEvent
+
+BATCH: Final = "klyra.batch"
+COMMITS: Final = "klyra.batch.commits"
 
 
 _DRAFT_ACTOR_TYPES = {"user": "user", "api_key": "service", "system": "system"}
@@ -39,15 +43,26 @@ class EmitterIdentity:
     organization_id: str
 
 
-def encode(identity: EmitterIdentity, events: Sequence[tuple[PreparedEvent, int]]) -> bytes:
-    """Return the protobuf request of events with their sequence numbers."""
+def encode(
+    identity: EmitterIdentity, events: Sequence[tuple[PreparedEvent, int]], signed: SignedCommits | None = None
+) -> bytes:
+    """Return the protobuf request of events with their sequence numbers, under their emitter's signature if any."""
     request = ExportLogsServiceRequest()
     resource_logs = request.resource_logs.add()
     _fill_resource(resource_logs.resource, identity)
+    if signed is not None:
+        _set_bytes(resource_logs.resource, BATCH, signed.note)
+        _set_bytes(resource_logs.resource, COMMITS, signed.commits)
     scope_logs = resource_logs.scope_logs.add()
     for event, sequence in events:
         _fill_record(scope_logs.log_records.add(), event, sequence)
     return request.SerializeToString()
+
+
+def _set_bytes(resource: Resource, key: str, value: bytes) -> None:
+    attribute = resource.attributes.add()
+    attribute.key = key
+    attribute.value.bytes_value = value
 
 
 def _fill_resource(resource: Resource, identity: EmitterIdentity) -> None:
