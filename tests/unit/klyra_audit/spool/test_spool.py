@@ -27,6 +27,12 @@ def sequences(boot) -> list[int]:
     return [spooled.sequence for spooled in boot.reader.read(10_000, 1 << 30, durable)]
 
 
+def fill(opened) -> None:
+    """Append until the spool takes no more."""
+    while True:
+        opened.append(prepared())
+
+
 class CountingDisk(FailingDisk):
     """Counts how often bytes were made durable."""
 
@@ -76,7 +82,7 @@ class TestAppending:
         """Events name people."""
         opened = spool(tmp_path / "s")
         opened.append(prepared())
-        found = [path for path in (tmp_path / "s").rglob("*")]
+        found = list((tmp_path / "s").rglob("*"))
         assert found
         assert all(not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) for path in (tmp_path / "s", *found))
         opened.close()
@@ -175,8 +181,7 @@ class TestBounds:
         """With `raise` the caller is told at once, and what is held stays."""
         opened = spool(tmp_path / "s", max_bytes=8000, when_full="raise")
         with pytest.raises(SpoolFull) as caught:
-            for _ in range(1000):
-                opened.append(prepared())
+            fill(opened)
         assert (caught.value.code, bool(caught.value.remedy)) == ("spool_full", True)
         assert len(sequences(opened.own()[0])) > 3
         opened.close()
@@ -184,11 +189,10 @@ class TestBounds:
     def test_blocks_until_there_is_room(self, tmp_path) -> None:
         """With `block` the caller goes on when something was delivered."""
         opened = spool(tmp_path / "s", max_bytes=16_000, when_full="block")
-        (boot,) = [opened.append(prepared()) and opened.own()[0]]
+        opened._options = replace(opened._options, when_full="raise")
         with pytest.raises(SpoolFull):
-            opened._options = replace(opened._options, when_full="raise")
-            while True:
-                opened.append(prepared())
+            fill(opened)
+        (boot,) = opened.own()
         opened._options = replace(opened._options, when_full="block")
         waiting = threading.Thread(target=opened.append, args=(prepared(),))
         waiting.start()
