@@ -62,6 +62,7 @@ class Record:
         sections, salts, commitments: the body.
         position: in the emitter's sequence; None for a source without one.
         quarantined: the raw bytes of an input that is no valid event; None for an event.
+        evidence: of an emitter's signature that was checked (`format.batch.Evidence`); empty where there is none.
     """
 
     tenancy: Tenancy
@@ -72,6 +73,7 @@ class Record:
     commitments: Commitments
     position: EmitterPosition | None = None
     quarantined: bytes | None = None
+    evidence: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from klyra_audit import timestamps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
@@ -51,18 +52,18 @@ def encode(
     resource_logs = request.resource_logs.add()
     _fill_resource(resource_logs.resource, identity)
     if signed is not None:
-        _set_bytes(resource_logs.resource, BATCH, signed.note)
-        _set_bytes(resource_logs.resource, COMMITS, signed.commits)
+        _add(resource_logs.resource, BATCH).string_value = signed.note.decode()
+        _add(resource_logs.resource, COMMITS).bytes_value = signed.commits
     scope_logs = resource_logs.scope_logs.add()
     for event, sequence in events:
         _fill_record(scope_logs.log_records.add(), event, sequence)
     return request.SerializeToString()
 
 
-def _set_bytes(resource: Resource, key: str, value: bytes) -> None:
+def _add(resource: Resource, key: str) -> AnyValue:
     attribute = resource.attributes.add()
     attribute.key = key
-    attribute.value.bytes_value = value
+    return attribute.value
 
 
 def _fill_resource(resource: Resource, identity: EmitterIdentity) -> None:
@@ -72,9 +73,7 @@ def _fill_resource(resource: Resource, identity: EmitterIdentity) -> None:
         ("klyra.emitter.boot", identity.boot),
         ("klyra.organization.id", identity.organization_id),
     ):
-        attribute = resource.attributes.add()
-        attribute.key = key
-        attribute.value.string_value = value
+        _add(resource, key).string_value = value
 
 
 def _fill_record(record: LogRecord, event: PreparedEvent, sequence: int) -> None:
