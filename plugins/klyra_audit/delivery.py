@@ -6,6 +6,7 @@ quarantine. An event that is refused is sent alone to where it is quarantined, a
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from klyra_audit.batch import SignedCommits
     from klyra_audit.otlp import EmitterIdentity
     from klyra_audit.outcomes import Outcomes
+    from klyra_audit.spool.reader import Lost
     from klyra_audit.spool.segment import SpooledEvent
     from klyra_audit.spool.spool import Boot, Spool
+
+_log = logging.getLogger("klyra_audit")
 
 State = Literal["delivering", "retrying", "paused", "halted", "closed"]
 
@@ -82,6 +86,7 @@ class Progress:
         refused: events among them that the collector keeps in its quarantine.
         last_error: why the newest attempt failed; None after a success.
         last_delivery: monotonic time of the newest success.
+        lost: what was promised and cannot be read from the disk any more.
     """
 
     state: State = "delivering"
@@ -89,6 +94,7 @@ class Progress:
     refused: int = 0
     last_error: KlyraError | None = None
     last_delivery: float | None = None
+    lost: tuple[Lost, ...] = ()
 
 
 class Delivery:
@@ -223,6 +229,7 @@ class Delivery:
             if boot.writer is not None and durable is None:
                 continue
             events = boot.reader.read(MAX_BATCH_EVENTS, MAX_BATCH_BYTES, durable)
+            self._report_lost(boot)
             if events:
                 self._deliver(Batch(boot.identity, tuple(events), self._signer.sign(boot.identity, events)))
                 # A crash before this line: they are sent again, and recognised by boot and sequence.
@@ -230,6 +237,12 @@ class Delivery:
                 return True
             self._let_go(boot)
         return False
+
+    def _report_lost(self, boot: Boot) -> None:
+        for lost in boot.reader.lost:
+            if lost not in self.progress.lost:
+                self.progress.lost += (lost,)
+                _log.error("events cannot be read from the spool: boot %s, %s", lost.boot, lost.reason)
 
     def _pending(self) -> bool:
         """Say whether a boot of this process, or one that it took over, has something left."""

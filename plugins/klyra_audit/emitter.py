@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, overload
 
+from klyra_audit import timestamps
 from klyra_audit.catalog import Catalog
+from klyra_audit.context import with_context
 from klyra_audit.delivery import Delivery
 from klyra_audit.errors import Halted, InvalidEvent, KlyraError, Paused, RetryLater
 from klyra_audit.format.leaf import Leaf
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from klyra_audit.format.keys import SigningKey
     from klyra_audit.prepared import PreparedEvent
     from klyra_audit.receipt import Receipt
+    from klyra_audit.spool.reader import Lost
     from klyra_audit.spool.segment import SpooledEvent
     from klyra_audit.spool.spool import Spooled
 
@@ -75,7 +78,9 @@ class EmitterStatus:
         refused: events among them that the collector keeps in its quarantine.
         dropped: always 0.
         waiting: events of this process that are still to be delivered.
+        oldest_seconds: age of the oldest of them by its timestamp; 0 if there is none.
         held_bytes: of the whole spool, with that of other processes.
+        lost: what was promised and cannot be read from the disk any more; empty unless the disk is damaged.
         last_error: why the newest attempt failed; None after a success.
     """
 
@@ -85,7 +90,9 @@ class EmitterStatus:
     refused: int
     dropped: Literal[0]
     waiting: int
+    oldest_seconds: float
     held_bytes: int
+    lost: tuple[Lost, ...]
     last_error: str | None
 
 
@@ -227,7 +234,9 @@ class AuditEmitter:
             refused=progress.refused,
             dropped=0,
             waiting=self._spool.waiting(),
+            oldest_seconds=self._oldest_seconds(),
             held_bytes=self._spool.held_bytes,
+            lost=progress.lost,
             last_error=None if progress.last_error is None else str(progress.last_error),
         )
 
@@ -264,13 +273,19 @@ class AuditEmitter:
         return spooled
 
     def _prepare(self, event: AuditEvent) -> PreparedEvent:
-        document = event.document(self._organization_id)
+        document = with_context(event).document(self._organization_id)
         try:
             return prepare(document, self._catalog, self._validator, time.time_ns() // 1000)
         except InvalidEvent:
             if self._strict:
                 raise
             return prepare_invalid(document)
+
+    def _oldest_seconds(self) -> float:
+        oldest = self._spool.oldest()
+        if oldest is None:
+            return 0.0
+        return max(0.0, (time.time_ns() - timestamps.to_nanoseconds(oldest.document["timestamp"])) / 1e9)
 
     def _await(self, answer: Future[Receipt], spooled: Spooled) -> Receipt:
         deadline = time.monotonic() + self._timeout

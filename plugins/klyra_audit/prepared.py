@@ -9,7 +9,7 @@ import orjson
 
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.format import canonical, sections
-from klyra_audit.format.errors import ProfileError
+from klyra_audit.format.errors import FormatError, ProfileError
 from klyra_audit.format.sections import Salts
 
 if TYPE_CHECKING:
@@ -72,7 +72,16 @@ def prepare_invalid(document: JsonObject) -> PreparedEvent:
         raise InvalidEvent(f"cannot be written as JSON: {error}") from error
     if len(encoded) > MAX_INVALID_BYTES:
         raise InvalidEvent(f"is longer than {MAX_INVALID_BYTES} bytes, too long even for the quarantine")
-    return PreparedEvent(str(document.get("id")), document, encoded, Salts.draw().pack(), None, NO_COMMIT)
+    salts = Salts.draw()
+    return PreparedEvent(str(document.get("id")), document, encoded, salts.pack(), None, _commit(encoded, salts))
+
+
+def _commit(encoded: bytes, salts: Salts) -> bytes:
+    """Return what a leaf would hold: another collector, with another catalog, may find the event valid."""
+    try:
+        return sections.commitments(sections.split(canonical.parse_canonical(encoded)), salts).event_commit()
+    except FormatError:
+        return NO_COMMIT
 
 
 def _pointer_lists(parts: sections.Sections) -> str:

@@ -154,6 +154,15 @@ class Spool:
             if boot.writer is not None
         )
 
+    def oldest(self) -> PreparedEvent | None:
+        """Return the first event of this process that is not delivered yet."""
+        for boot in self.own():
+            durable = None if boot.writer is None else boot.writer.durable
+            if durable is not None:
+                for spooled in boot.reader.read(1, 1, durable):
+                    return spooled.event
+        return None
+
     def left_behind(self) -> Iterator[Boot]:
         """Lock and yield boots of processes that are no more."""
         for locked, reader, identity in self._boots.left_behind(self._identity):
