@@ -46,6 +46,12 @@ def data_directory(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture(autouse=True)
+def _own_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have emitters that are told of no spool use one of the test's own."""
+    monkeypatch.setenv("KLYRA_AUDIT_SPOOL", str(tmp_path / "spool"))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

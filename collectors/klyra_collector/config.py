@@ -582,6 +582,7 @@ _NOT_SETTINGS = frozenset(
         "KLYRA_AUDIT_ENDPOINT",
         "KLYRA_AUDIT_API_KEY",
         "KLYRA_AUDIT_ORGANIZATION_ID",
+        "KLYRA_AUDIT_SPOOL",
     }
 )
 

@@ -8,7 +8,7 @@ Receivers turn protocols into wire records and outcomes into answers; everything
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import InvalidEvent, Rejected
@@ -16,6 +16,7 @@ from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.errors import Conflict
 from klyra_collector.quarantine import KeptInput, quarantine_record
 from klyra_collector.receive.audit_record import with_chain_warnings
+from klyra_collector.receive.emitter_signatures import EmitterSignatures
 from klyra_collector.receive.opening import RequestOpener
 from klyra_collector.receive.signing_processor import SignatureCheck
 from klyra_collector.receive.wire import MalformedRequest
@@ -119,13 +120,15 @@ class Pipeline:
         opener = RequestOpener(
             sender, request, self._wall_us(), self._mapping, signatures=self._signatures, strict=strict
         )
+        emitters = EmitterSignatures()
         records: list[Record] = []
         refusals: list[Refusal] = []
         for position, item in enumerate(wire):
             try:
                 candidate = opener.open(item, position)
                 tenancy = await self._tenancy(sender, candidate)
-                records.append(judge(candidate, tenancy, self._validator, opener.received_us, sender.key_id))
+                record = judge(candidate, tenancy, self._validator, opener.received_us, sender.key_id)
+                records.append(await self._vouched_for(record, item, emitters))
             except InvalidEvent as error:
                 refusals.append(Refusal(position, item.record_id(), error.pointer, error.reason, error.code))
                 records.append(await self._quarantine(opener, item, error))
@@ -145,6 +148,13 @@ class Pipeline:
         if tenancy is None:
             raise InvalidEvent("names an organization that does not exist", pointer="/organization_id")
         return tenancy
+
+    async def _vouched_for(self, record: Record, item: WireRecord, emitters: EmitterSignatures) -> Record:
+        """Return the record with its emitter's signature, where the emitter has a key."""
+        if record.position is None:
+            return record
+        keys = await self._senders.emitter_keys(record.position.emitter_id)
+        return replace(record, evidence=emitters.evidence(record, item.resource, keys)) if keys else record
 
     async def _quarantine(self, opener: RequestOpener, item: WireRecord, error: InvalidEvent) -> Record:
         """Return the record that keeps an invalid event; the operator's if the key belongs to no organization."""

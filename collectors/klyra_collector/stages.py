@@ -63,6 +63,7 @@ class Record:
         position: in the emitter's sequence; None for a source without one.
         quarantined: what is kept of an input that is no valid event; None for an event.
         key_id: whose key brought it; None for what the product says of itself.
+        evidence: of an emitter's signature that was checked (`format.batch.Evidence`); empty where there is none.
     """
 
     tenancy: Tenancy
@@ -74,6 +75,7 @@ class Record:
     position: EmitterPosition | None = None
     quarantined: bytes | None = None
     key_id: str | None = None
+    evidence: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

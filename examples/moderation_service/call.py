@@ -13,7 +13,7 @@ from klyra_audit import Actor, InvalidEvent, KlyraError, RetryLater
 from klyra_audit.events import Context
 
 if TYPE_CHECKING:
-    from klyra_audit import AuditEvent, Receipt
+    from klyra_audit import AuditEvent, Spooled
     from moderation_service.state import Role, State, User
 
 _LONGEST_USER_AGENT = 512
@@ -22,8 +22,8 @@ _LONGEST_USER_AGENT = 512
 class Emitter(Protocol):
     """The part of `klyra_audit.AuditEmitter` that is needed here."""
 
-    def emit(self, event: AuditEvent) -> Receipt:
-        """Return once the event is sealed; raise `KlyraError` otherwise."""
+    def emit(self, event: AuditEvent) -> Spooled:
+        """Return once the event is durable; raise `KlyraError` otherwise."""
         ...
 
 
@@ -49,16 +49,15 @@ class Call:
     emitter: Emitter
 
     def record(self, event: AuditEvent, *roles: Role) -> None:
-        """Return once the event is sealed, so that what it says may be done.
+        """Return once the event is durable, so that what it says may be done.
 
         Args:
             event: what is about to happen.
             roles: who may do it, anybody if none is named. Others have their attempt recorded as a failure.
 
         Raises:
-            HTTPException: 403 for others; 422 the request holds what no entry may; 503 the audit log cannot be
-                reached. Do nothing then. After a 503 the log may hold the entry all the same, if only the answer
-                was lost.
+            HTTPException: 403 for others; 422 the request holds what no entry may; 503 the entry cannot be kept.
+                Do nothing then.
         """
         if roles and self.role not in roles:
             self.refuse(event, 403, "the caller's role does not permit it")

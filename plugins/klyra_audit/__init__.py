@@ -3,7 +3,7 @@
     from klyra_audit import Actor, AuditEmitter, events
 
     with AuditEmitter("http://127.0.0.1:4318", api_key=key, organization_id="org_7f3a") as audit:
-        receipt = audit.emit(events.moderation_created(actor=Actor.user("usr_1"), moderation_id="mod_1"))
+        audit.emit(events.moderation_created(actor=Actor.user("usr_1"), moderation_id="mod_1"))
 
 Names are loaded when they are first used, so that the verifier, which needs `klyra_audit.format` alone, loads
 neither an HTTP client nor protobuf.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from klyra_audit.errors import Halted, InvalidEvent, KlyraError, Paused, Rejected, RetryLater
     from klyra_audit.event import Actor, AuditEvent, Resource
     from klyra_audit.receipt import Receipt
+    from klyra_audit.spool.spool import Spooled, SpoolOptions
 
 __all__ = [
     "Actor",
@@ -33,6 +34,8 @@ __all__ = [
     "Rejected",
     "Resource",
     "RetryLater",
+    "SpoolOptions",
+    "Spooled",
     "events",
 ]
 
@@ -42,6 +45,7 @@ _HOMES = {
     "AuditEvent": "klyra_audit.event",
     "Resource": "klyra_audit.event",
     "Receipt": "klyra_audit.receipt",
+    **dict.fromkeys(("Spooled", "SpoolOptions"), "klyra_audit.spool.spool"),
     **dict.fromkeys(("Halted", "InvalidEvent", "KlyraError", "Paused", "Rejected", "RetryLater"), "klyra_audit.errors"),
 }
 

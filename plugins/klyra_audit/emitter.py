@@ -1,128 +1,258 @@
-"""The emitter: what an application calls to have an event sealed."""
+"""The emitter that an application holds: an event that `emit` took is durable on this machine, and will be sealed."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import random
 import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+import weakref
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
-from klyra_audit import ids, otlp
+from klyra_audit import timestamps
 from klyra_audit.catalog import Catalog
-from klyra_audit.errors import InvalidEvent, Rejected, RetryLater
+from klyra_audit.context import with_context
+from klyra_audit.delivery import Delivery
+from klyra_audit.errors import Halted, InvalidEvent, KlyraError, Paused, RetryLater
 from klyra_audit.format.leaf import Leaf
 from klyra_audit.otlp import EmitterIdentity
-from klyra_audit.prepared import PreparedEvent, prepare
+from klyra_audit.outcomes import Outcomes
+from klyra_audit.prepared import prepare, prepare_invalid
 from klyra_audit.receipt import ReceiptMismatch
-from klyra_audit.transports.otlp_http import BatchRefused, OtlpHttpTransport
+from klyra_audit.signing import NoteSigner, Unsigned, load_key
+from klyra_audit.spool.spool import Spool, SpoolOptions
+from klyra_audit.transports.otlp_http import OtlpHttpTransport
 from klyra_audit.validation import Validator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from klyra_audit.delivery import State, Transport
     from klyra_audit.event import AuditEvent
+    from klyra_audit.format.keys import SigningKey
+    from klyra_audit.prepared import PreparedEvent
     from klyra_audit.receipt import Receipt
+    from klyra_audit.spool.reader import Lost
+    from klyra_audit.spool.segment import SpooledEvent
+    from klyra_audit.spool.spool import Spooled
 
 DEFAULT_TIMEOUT = 10.0
-_MAX_SEQUENCE = 0xFFFFFFFE
-_LONGEST_WAIT = 5.0
-_MAX_UNANSWERED = 1000
+SPOOL_VARIABLE = "KLYRA_AUDIT_SPOOL"
+
+_POLL_SECONDS = 0.05
 
 
-class Transport(Protocol):
-    """A way to a collector that answers with receipts."""
+class NotSealedYet(RetryLater):
+    """The event is durable on this machine and will be sealed, but was not in time.
 
-    def send(self, request: bytes) -> list[Receipt]:
-        """Return a receipt for each record; see `OtlpHttpTransport.send` for what it raises."""
-        ...
+    Attributes:
+        spooled: where it is.
+    """
 
-    def quarantine(self, request: bytes) -> None:
-        """Have refused records kept where invalid input is kept."""
-        ...
+    code = "not_sealed_yet"
 
-    def close(self) -> None:
-        """Let connections go."""
-        ...
+    def __init__(self, spooled: Spooled, reason: str) -> None:
+        super().__init__(
+            f"Event {spooled.record_id} is durable in the spool, but not sealed yet: {reason}",
+            remedy="It will be sealed when the collector takes it; emitting the same object again sends nothing twice.",
+        )
+        self.spooled = spooled
 
 
 @dataclass(frozen=True, slots=True)
-class _Sending:
-    """An event on its way: its place in the sequence and the bytes that are sent, again if need be."""
+class EmitterStatus:
+    """What an emitter is doing.
 
-    source: AuditEvent
-    event: PreparedEvent
-    sequence: int
-    request: bytes
+    Attributes:
+        state: `delivering`, `retrying` (the collector does not take events now), `paused` (an operator must act),
+            `halted` (what answers is not to be trusted) or `closed`.
+        emitted: events that are durable, of this process.
+        delivered: events acknowledged by the collector, of this process and of those it took over from.
+        refused: events among them that the collector keeps in its quarantine.
+        dropped: always 0.
+        waiting: events of this process that are still to be delivered.
+        oldest_seconds: age of the oldest of them by its timestamp; 0 if there is none.
+        held_bytes: of the whole spool, with that of other processes.
+        lost: what was promised and cannot be read from the disk any more; empty unless the disk is damaged.
+        last_error: why the newest attempt failed; None after a success.
+    """
+
+    state: State
+    emitted: int
+    delivered: int
+    refused: int
+    dropped: Literal[0]
+    waiting: int
+    oldest_seconds: float
+    held_bytes: int
+    lost: tuple[Lost, ...]
+    last_error: str | None
 
 
 class AuditEmitter:
-    """Validates events, has them sealed by a collector and checks the receipts. Thread-safe.
+    """Validates events, makes them durable, has them sealed by a collector and checks the receipts.
 
-    `emit` returns only when the event is durable in the ledger, or raises. It retries by itself while `timeout`
-    lasts; an event that then still has no answer is raised to the caller, never dropped in silence.
+    Safe to use from threads, from asyncio (`aemit`) and over forks; several processes may share one spool. An event
+    that `emit` took survives the end of the process, however it ends: the next emitter with the same spool, emitter id
+    and organization delivers it.
 
     Args:
-        endpoint: URL of the collector's OTLP/HTTP port, such as http://127.0.0.1:4318.
-        api_key: a key with the scope `emit`.
+        collector: URL of its OTLP/HTTP port, such as http://127.0.0.1:4318, or another `Transport`.
+        api_key: a key with the scope `emit`, for a URL.
         organization_id: whose events these are.
         emitter_id: names this emitter over restarts; by default made of program and host.
-        timeout: seconds that one `emit` may take in all.
+        spool: folder on a local disk, or that and its bounds; by default what `KLYRA_AUDIT_SPOOL` names, else
+            klyra-audit/spool in the user's state folder.
+        signing_key: signs batches: a key, or the path of a key file.
+        timeout: seconds that `emit(…, wait=True)` and `close` may take.
+        strict: an invalid event raises; otherwise the collector gets it all the same and keeps it in quarantine.
         catalog: event types; the product's own by default.
-        transport: another way to the collector.
+
+    Raises:
+        SpoolUnusable: the spool's folder cannot be used.
+        KeyUnusable: the signing key cannot be used.
     """
 
     def __init__(
         self,
-        endpoint: str,
+        collector: str | Transport,
         *,
-        api_key: str,
         organization_id: str,
+        api_key: str = "",
         emitter_id: str | None = None,
+        spool: Path | str | SpoolOptions | None = None,
+        signing_key: SigningKey | Path | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        strict: bool = True,
         catalog: Catalog | None = None,
-        transport: Transport | None = None,
     ) -> None:
         self._catalog = catalog or Catalog.load()
         self._validator = Validator(self._catalog)
         self._organization_id = organization_id
-        self._emitter_id = emitter_id or default_emitter_id()
         self._timeout = timeout
-        self._transport: Transport = transport or OtlpHttpTransport(endpoint, api_key, timeout)
+        self._strict = strict
+        name = emitter_id or default_emitter_id()
+        identity = EmitterIdentity(Path(sys.argv[0]).name or "python", name, "", organization_id)
+        options = spool if isinstance(spool, SpoolOptions) else SpoolOptions(Path(spool) if spool else default_spool())
+        self._spool = Spool(options, identity)
+        self._transport: Transport = (
+            OtlpHttpTransport(collector, api_key, timeout) if isinstance(collector, str) else collector
+        )
+        key = load_key(signing_key, name) if isinstance(signing_key, Path) else signing_key
+        self._outcomes = Outcomes()
+        signer = Unsigned() if key is None else NoteSigner(key, name)
+        self._delivery = Delivery(self._spool, self._transport, signer, self._check, self._outcomes)
         self._lock = threading.Lock()
-        self._identity = self._new_boot()
-        self._sequence = 0
         self._org_ref: bytes | None = None
-        self._unanswered: dict[str, _Sending] = {}
+        self._emitted = 0
+        self._closed = False
+        _reset_after_fork(self)
+        self._delivery.start()
 
-    def emit(self, event: AuditEvent) -> Receipt:
-        """Return the checked receipt of a sealed event.
+    @overload
+    def emit(self, event: AuditEvent, *, wait: Literal[False] = False) -> Spooled: ...
 
-        An event that got no answer may be emitted again: the same object is sent as the very same bytes, and sealed
-        once.
+    @overload
+    def emit(self, event: AuditEvent, *, wait: Literal[True]) -> Receipt: ...
+
+    def emit(self, event: AuditEvent, *, wait: bool = False) -> Spooled | Receipt:
+        """Return when the event is durable on this machine, or with `wait` when it is sealed in the ledger.
+
+        The same object may be emitted again: it is sealed once.
+
+        Args:
+            event: what happened.
+            wait: wait for the receipt, and return it checked.
 
         Raises:
-            InvalidEvent: the event breaks its schema; it says where and why. Nothing was sent, or the
-                collector keeps the event in its quarantine.
-            RetryLater: no acknowledgement within `timeout`. The event may or may not be sealed.
-            AlreadySealed: an earlier run of an emitter had the same event sealed.
-            Paused: the key is refused.
-            ReceiptMismatch: what the collector acknowledged is not what was sent.
+            InvalidEvent: the event breaks its schema; it says where and why. Nothing was kept, or with `wait`: the
+                collector keeps it in its quarantine.
+            SpoolFull, SpoolFailed, SpoolUnusable: it could not be made durable; it was not promised to be sealed.
+            SpoolClosed: the emitter was closed.
+            NotSealedYet: with `wait`: it is durable, and was not sealed in time.
+            AlreadySealed: with `wait`: an earlier run of an emitter had the same event sealed.
+            Paused, ReceiptMismatch: with `wait`: it is durable, but nothing is sent until somebody acts.
         """
-        sending = self._again(event) or self._first(event)
-        try:
-            receipt = self._deliver(sending.request)
-        except RetryLater:
-            self._remember(sending)
-            raise
-        self._check(receipt, sending.event, sending.sequence)
-        return receipt
+        spooled = self._outcomes.spooled(event) or self._spool_event(event, wait=wait)
+        return self._await(self._outcomes.expect(spooled.record_id), spooled) if wait else spooled
 
-    def close(self) -> None:
-        """Let connections go; every emitted event has its answer already."""
+    @overload
+    async def aemit(self, event: AuditEvent, *, wait: Literal[False] = False) -> Spooled: ...
+
+    @overload
+    async def aemit(self, event: AuditEvent, *, wait: Literal[True]) -> Receipt: ...
+
+    async def aemit(self, event: AuditEvent, *, wait: bool = False) -> Spooled | Receipt:
+        """Do what `emit` does without blocking the event loop."""
+        if wait:
+            return await asyncio.to_thread(lambda: self.emit(event, wait=True))
+        return await asyncio.to_thread(self.emit, event)
+
+    @contextmanager
+    def required(self, event: AuditEvent) -> Iterator[None]:
+        """Let an action fail if its event cannot be made durable (fail-closed).
+
+        The spool is tried before the action begins. Behind it the event is emitted, with the status `failure` if the
+        action raised. If that fails, it raises: stand inside of the transaction, so that the action is rolled back.
+
+            with transaction(), audit.required(event):
+                act()
+
+        Raises:
+            InvalidEvent, SpoolFull, SpoolFailed, SpoolUnusable, SpoolClosed: before the action, or instead of its end.
+        """
+        self._prepare(event)
+        self._spool.check()
+        try:
+            yield
+        except BaseException:
+            self.emit(replace(event, status="failure"))
+            raise
+        self.emit(event)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Deliver what is in the spool; return whether all of it is durable at the collector.
+
+        Works without the background thread too, as at the end of a serverless function's call.
+        """
+        return self._delivery.flush(self._timeout if timeout is None else timeout)
+
+    def status(self) -> EmitterStatus:
+        """Return what is going on, for health checks and metrics."""
+        progress = self._delivery.progress
+        return EmitterStatus(
+            state=progress.state,
+            emitted=self._emitted,
+            delivered=progress.delivered,
+            refused=progress.refused,
+            dropped=0,
+            waiting=self._spool.waiting(),
+            oldest_seconds=self._oldest_seconds(),
+            held_bytes=self._spool.held_bytes,
+            lost=progress.lost,
+            last_error=None if progress.last_error is None else str(progress.last_error),
+        )
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Deliver for at most `timeout` seconds, then stop; return whether everything is durable at the collector.
+
+        What is not stays in the spool.
+        """
+        if self._closed:
+            return True
+        self._closed = True
+        is_done = self.flush(timeout)
+        self._delivery.stop()
+        self._spool.close()
         self._transport.close()
+        return is_done
 
     def __enter__(self) -> Self:
         return self
@@ -130,66 +260,47 @@ class AuditEmitter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _first(self, event: AuditEvent) -> _Sending:
-        document = event.document(self._organization_id)
-        prepared = prepare(document, self._catalog, self._validator, time.time_ns() // 1000)
-        identity, sequence = self._next_place()
-        return _Sending(event, prepared, sequence, otlp.encode(identity, [(prepared, sequence)]))
-
-    def _again(self, event: AuditEvent) -> _Sending | None:
-        """Return an earlier, unanswered sending of the same event: same bytes, same place, same salts."""
+    def _spool_event(self, event: AuditEvent, *, wait: bool) -> Spooled:
+        prepared = self._prepare(event)
+        if wait:
+            self._outcomes.expect(prepared.record_id)
+        spooled = self._spool.append(prepared)
+        self._outcomes.note_spooled(event, spooled)
         with self._lock:
-            earlier = self._unanswered.pop(str(event.id), None)
-        return earlier if earlier is not None and earlier.source == event else None
+            self._emitted += 1
+        self._delivery.start()
+        self._delivery.notify()
+        return spooled
 
-    def _remember(self, sending: _Sending) -> None:
-        with self._lock:
-            while len(self._unanswered) >= _MAX_UNANSWERED:
-                self._unanswered.pop(next(iter(self._unanswered)))
-            self._unanswered[sending.event.record_id] = sending
+    def _prepare(self, event: AuditEvent) -> PreparedEvent:
+        document = with_context(event).document(self._organization_id)
+        try:
+            return prepare(document, self._catalog, self._validator, time.time_ns() // 1000)
+        except InvalidEvent:
+            if self._strict:
+                raise
+            return prepare_invalid(document)
 
-    def _next_place(self) -> tuple[EmitterIdentity, int]:
-        """Return the next place in the sequence; a forked child and a used-up boot begin a new one."""
-        with self._lock:
-            if self._sequence > _MAX_SEQUENCE or os.getpid() != self._process:
-                self._identity = self._new_boot()
-                self._sequence = 0
-            sequence = self._sequence
-            self._sequence += 1
-            return self._identity, sequence
+    def _oldest_seconds(self) -> float:
+        oldest = self._spool.oldest()
+        if oldest is None:
+            return 0.0
+        return max(0.0, (time.time_ns() - timestamps.to_nanoseconds(oldest.document["timestamp"])) / 1e9)
 
-    def _new_boot(self) -> EmitterIdentity:
-        self._process = os.getpid()
-        program = Path(sys.argv[0]).name or "python"
-        return EmitterIdentity(program, self._emitter_id, str(ids.new_uuid7()), self._organization_id)
-
-    def _deliver(self, request: bytes) -> Receipt:
-        """Send until there is an answer or the time is over, waiting as told, with jitter."""
+    def _await(self, answer: Future[Receipt], spooled: Spooled) -> Receipt:
         deadline = time.monotonic() + self._timeout
-        attempt = 0
         while True:
             try:
-                receipts = self._transport.send(request)
-            except RetryLater as error:
-                attempt += 1
-                wait = min(max(error.retry_after, 0.1 * 2**attempt), _LONGEST_WAIT) * random.uniform(0.5, 1)  # noqa: S311 - jitter
-                if time.monotonic() + wait > deadline:
-                    raise
-                time.sleep(wait)
-            except BatchRefused as error:
-                raise self._refused(request, error) from error
-            else:
-                return _only(receipts)
+                return answer.result(_POLL_SECONDS)
+            except FutureTimeoutError:
+                error = self._delivery.progress.last_error
+            if isinstance(error, Paused | Halted):
+                raise _durable(error, spooled) from error
+            if time.monotonic() >= deadline:
+                raise NotSealedYet(spooled, str(error or "the collector has not answered.")) from error
 
-    def _refused(self, request: bytes, error: BatchRefused) -> Rejected:
-        """Have the refused event kept in quarantine, then tell the caller."""
-        self._transport.quarantine(request)
-        for record in error.refused:
-            return InvalidEvent(f"{record.reason} (kept in the collector's quarantine)", pointer=record.pointer)
-        return error
-
-    def _check(self, receipt: Receipt, prepared: PreparedEvent, sequence: int) -> None:
-        receipt.check(prepared, sequence)
+    def _check(self, receipt: Receipt, spooled: SpooledEvent) -> None:
+        receipt.check(spooled.event, spooled.sequence)
         org_ref = Leaf.unpack(receipt.leaf).org_ref
         with self._lock:
             if self._org_ref is None:
@@ -200,6 +311,15 @@ class AuditEmitter:
                 remedy="Stop sending there and find out what answers at that address.",
             )
 
+    def _after_fork(self) -> None:
+        """In a forked child: begin a boot of its own, and leave the parent's to the parent."""
+        self._lock = threading.Lock()
+        self._emitted = 0
+        self._outcomes = Outcomes()
+        self._spool.after_fork()
+        self._delivery.after_fork(self._outcomes)
+        self._transport.after_fork()
+
 
 def default_emitter_id() -> str:
     """Return a name made of program and host, in printable ASCII."""
@@ -207,10 +327,27 @@ def default_emitter_id() -> str:
     return "".join(character if "!" <= character <= "~" else "_" for character in name)[:256]
 
 
-def _only(receipts: list[Receipt]) -> Receipt:
-    if len(receipts) != 1:
-        raise ReceiptMismatch(
-            f"The collector answered one event with {len(receipts)} receipts.",
-            remedy="Check that the endpoint is a klyra-audit collector.",
-        )
-    return receipts[0]
+def default_spool() -> Path:
+    """Return the folder that `KLYRA_AUDIT_SPOOL` names, else the one in the user's state folder (XDG)."""
+    named = os.environ.get(SPOOL_VARIABLE)
+    if named:
+        return Path(named)
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "klyra-audit" / "spool"
+
+
+def _durable(error: Paused | Halted, spooled: Spooled) -> KlyraError:
+    """Return the error of a delivery that stands still, said of an event that is durable."""
+    message = f"Event {spooled.record_id} is durable in the spool, but nothing is sent: {error.args[0]}"
+    return type(error)(message, code=error.code, remedy=error.remedy)
+
+
+def _reset_after_fork(emitter: AuditEmitter) -> None:
+    known = weakref.ref(emitter)
+
+    def reset() -> None:
+        found = known()
+        if found is not None:
+            found._after_fork()  # noqa: SLF001 - this module's own
+
+    os.register_at_fork(after_in_child=reset)

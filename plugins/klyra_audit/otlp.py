@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -12,11 +12,16 @@ from klyra_audit import timestamps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+    from klyra_audit.batch import SignedCommits
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.prepared import PreparedEvent
+
+BATCH: Final = "klyra.batch"
+COMMITS: Final = "klyra.batch.commits"
 
 
 _DRAFT_ACTOR_TYPES = {"user": "user", "api_key": "service", "system": "system"}
@@ -39,15 +44,26 @@ class EmitterIdentity:
     organization_id: str
 
 
-def encode(identity: EmitterIdentity, events: Sequence[tuple[PreparedEvent, int]]) -> bytes:
-    """Return the protobuf request of events with their sequence numbers."""
+def encode(
+    identity: EmitterIdentity, events: Sequence[tuple[PreparedEvent, int]], signed: SignedCommits | None = None
+) -> bytes:
+    """Return the protobuf request of events with their sequence numbers, under their emitter's signature if any."""
     request = ExportLogsServiceRequest()
     resource_logs = request.resource_logs.add()
     _fill_resource(resource_logs.resource, identity)
+    if signed is not None:
+        _add(resource_logs.resource, BATCH).string_value = signed.note.decode()
+        _add(resource_logs.resource, COMMITS).bytes_value = signed.commits
     scope_logs = resource_logs.scope_logs.add()
     for event, sequence in events:
         _fill_record(scope_logs.log_records.add(), event, sequence)
     return request.SerializeToString()
+
+
+def _add(resource: Resource, key: str) -> AnyValue:
+    attribute = resource.attributes.add()
+    attribute.key = key
+    return attribute.value
 
 
 def _fill_resource(resource: Resource, identity: EmitterIdentity) -> None:
@@ -57,9 +73,7 @@ def _fill_resource(resource: Resource, identity: EmitterIdentity) -> None:
         ("klyra.emitter.boot", identity.boot),
         ("klyra.organization.id", identity.organization_id),
     ):
-        attribute = resource.attributes.add()
-        attribute.key = key
-        attribute.value.string_value = value
+        _add(resource, key).string_value = value
 
 
 def _fill_record(record: LogRecord, event: PreparedEvent, sequence: int) -> None:

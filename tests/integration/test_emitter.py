@@ -20,11 +20,14 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource as SdkResource
 
 from klyra_audit import Actor, AuditEmitter, InvalidEvent, Paused, RetryLater, events, ids
+from klyra_audit.batch import Batch
 from klyra_audit.emitter import default_emitter_id
 from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind, Leaf
+from klyra_audit.otlp import EmitterIdentity
 from klyra_audit.receipt import AlreadySealed, ReceiptMismatch
-from klyra_audit.transports.otlp_http import BatchRefused, OtlpHttpTransport, _retry_after
+from klyra_audit.transports.otlp_http import OtlpHttpTransport, _retry_after
+from klyra_audit.transports.refusal import BatchRefused
 from support import collector
 from support.collector import ACME, OTHER
 from support.otlp import MAPPED
@@ -88,7 +91,7 @@ class TestEmitting:
 
     def test_returns_a_checked_receipt(self, emitter, running) -> None:
         """The receipt's leaf is the ledger's, and its body is the event."""
-        receipt = emitter.emit(created(client_ip="198.51.100.7"))
+        receipt = emitter.emit(created(client_ip="198.51.100.7"), wait=True)
         (record,) = running.sealed(receipt.index)[:1]
         assert record.leaf_bytes == receipt.leaf
         document = sections.join(record.body.sections)
@@ -96,45 +99,45 @@ class TestEmitting:
 
     def test_sequence_is_gap_free_within_a_boot(self, emitter) -> None:
         """Leaves of one emitter count 0, 1, 2 under one ordinal."""
-        leaves = [Leaf.unpack(emitter.emit(created()).leaf) for _ in range(3)]
+        leaves = [Leaf.unpack(emitter.emit(created(), wait=True).leaf) for _ in range(3)]
         assert [leaf.emitter_seq for leaf in leaves] == [0, 1, 2]
         assert len({leaf.emitter for leaf in leaves}) == 1
 
     def test_threads_share_an_emitter(self, emitter) -> None:
         """Concurrent emits each get a receipt of their own, and the sequence has no gap."""
         with ThreadPoolExecutor(8) as threads:
-            receipts = list(threads.map(lambda _: emitter.emit(created()), range(40)))
+            receipts = list(threads.map(lambda _: emitter.emit(created(), wait=True), range(40)))
         assert len({receipt.index for receipt in receipts}) == 40
         assert sorted(Leaf.unpack(receipt.leaf).emitter_seq for receipt in receipts) == list(range(40))
 
     def test_a_forked_child_opens_a_boot_of_its_own(self, emitter) -> None:
         """Parent and child never share a place in the sequence."""
-        before = Leaf.unpack(emitter.emit(created()).leaf)
+        before = Leaf.unpack(emitter.emit(created(), wait=True).leaf)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            identity, sequence = emitter._next_place()
-            os.write(writing, json.dumps([identity.boot, sequence]).encode())
+            leaf = emitter.emit(created(), wait=True).leaf
+            os.write(writing, leaf)
             os._exit(0)
         os.waitpid(child, 0)
-        boot, sequence = json.loads(os.read(reading, 1000))
+        leaf = Leaf.unpack(os.read(reading, 1000))
         os.close(reading)
         os.close(writing)
-        assert (boot != emitter._identity.boot, sequence) == (True, 0)
-        assert Leaf.unpack(emitter.emit(created()).leaf).emitter_seq == before.emitter_seq + 1
+        assert (leaf.emitter != before.emitter, leaf.emitter_seq) == (True, 0)
+        assert Leaf.unpack(emitter.emit(created(), wait=True).leaf).emitter_seq == before.emitter_seq + 1
 
     def test_an_invalid_event_raises_before_anything_is_sent(self, emitter, running) -> None:
         """The pointer and the reason come at once."""
         size = len(running.sealed())
         with pytest.raises(InvalidEvent) as caught:
-            emitter.emit(created(client_ip="not an address"))
+            emitter.emit(created(client_ip="not an address"), wait=True)
         assert caught.value.pointer == "/metadata/client_ip"
         assert len(running.sealed()) == size
 
     def test_a_float_raises_with_the_remedy(self, emitter) -> None:
         """A float in metadata is refused by the profile."""
         with pytest.raises(InvalidEvent, match="decimal string") as caught:
-            emitter.emit(created(metadata={"score": 0.5}))
+            emitter.emit(created(metadata={"score": 0.5}), wait=True)
         assert caught.value.pointer == "/metadata/score"
 
     def test_what_the_collector_refuses_is_quarantined_and_raised(self, running) -> None:
@@ -143,7 +146,7 @@ class TestEmitting:
             AuditEmitter(running.url, api_key=running.keys[ACME], organization_id=OTHER, timeout=5) as emitter,
             pytest.raises(InvalidEvent, match="quarantine") as caught,
         ):
-            emitter.emit(created())
+            emitter.emit(created(), wait=True)
         assert caught.value.pointer == "/organization_id"
         assert running.sealed()[-1].leaf.kind == Kind.QUARANTINE
 
@@ -153,7 +156,7 @@ class TestEmitting:
             AuditEmitter(running.url, api_key="nonsense", organization_id=ACME) as emitter,
             pytest.raises(Paused) as caught,
         ):
-            emitter.emit(created())
+            emitter.emit(created(), wait=True)
         assert caught.value.code == "key_refused"
 
     def test_no_collector_raises_retry_later(self) -> None:
@@ -162,37 +165,54 @@ class TestEmitting:
             AuditEmitter("http://127.0.0.1:9", api_key="k", organization_id=ACME, timeout=0.5) as emitter,
             pytest.raises(RetryLater) as caught,
         ):
-            emitter.emit(created())
-        assert (caught.value.code, bool(caught.value.remedy)) == ("no_answer", True)
+            emitter.emit(created(), wait=True)
+        assert (caught.value.code, bool(caught.value.remedy)) == ("not_sealed_yet", True)
 
-    def test_an_event_without_an_answer_is_sent_again_as_the_same_bytes(self, running) -> None:
-        """After a lost answer the same event is sealed once, and its receipt checks."""
-        event = created()
+    def test_an_event_without_an_answer_is_sent_again_and_sealed_once(self, running) -> None:
+        """After a lost answer the same bytes are sent, recognised, and their receipt checks."""
         before = len(running.sealed())
-        with AuditEmitter(running.url, api_key=running.keys[ACME], organization_id=ACME, timeout=0.2) as emitter:
-            deliver = emitter._transport.send
-
-            def lose_the_answer(request: bytes) -> list:
-                deliver(request)
-                raise RetryLater("The answer is lost.", retry_after=9)
-
-            emitter._transport.send = lose_the_answer
-            with pytest.raises(RetryLater):
-                emitter.emit(event)
-            emitter._transport.send = deliver
-            receipt = emitter.emit(event)
+        transport = LosesAnswers(running.url, running.keys[ACME], 5)
+        with AuditEmitter(transport, organization_id=ACME) as emitter:
+            receipt = emitter.emit(created(), wait=True)
         assert receipt.duplicate
         assert sum(item.leaf.emitter > 0 and item.leaf.kind == Kind.EVENT for item in running.sealed(before)) == 1
+
+    def test_the_same_object_emitted_again_is_the_same_event(self, emitter, running) -> None:
+        """It gets the same receipt, and takes no second place in the sequence."""
+        event = created()
+        first = emitter.emit(event, wait=True)
+        assert emitter.emit(event, wait=True) == first
+        assert emitter.emit(event) == emitter.emit(event)
+        assert (
+            Leaf.unpack(emitter.emit(created(), wait=True).leaf).emitter_seq == Leaf.unpack(first.leaf).emitter_seq + 1
+        )
 
     def test_an_earlier_runs_event_is_said_to_be_sealed(self, emitter, running) -> None:
         """The same id and content from another run: not sealed again, and said so with the first receipt."""
         event = created(id=ids.new_log_id(), timestamp="2026-06-01T00:00:00Z")
-        first = emitter.emit(event)
-        with pytest.raises(AlreadySealed) as caught:
-            emitter.emit(event)
+        first = emitter.emit(event, wait=True)
+        with (
+            AuditEmitter(running.url, api_key=running.keys[ACME], organization_id=ACME) as another,
+            pytest.raises(AlreadySealed) as caught,
+        ):
+            another.emit(event, wait=True)
         assert (caught.value.code, bool(caught.value.remedy)) == ("already_sealed", True)
         assert (caught.value.receipt.index, caught.value.receipt.leaf) == (first.index, first.leaf)
         assert sum(item.leaf.emitter > 0 for item in running.sealed(first.index) if item.leaf.kind == Kind.EVENT) == 1
+
+
+class LosesAnswers(OtlpHttpTransport):
+    """Delivers, and loses the first answer."""
+
+    has_lost = False
+
+    def send(self, batch):
+        """See `OtlpHttpTransport`."""
+        receipts = super().send(batch)
+        if not self.has_lost:
+            self.has_lost = True
+            raise RetryLater("The answer is lost.", retry_after=0)
+        return receipts
 
 
 class TestLyingCollector:
@@ -201,7 +221,7 @@ class TestLyingCollector:
     def receipt(self, running, **changes):
         """Return the answer to an event with members of its receipt changed."""
         with AuditEmitter(running.url, api_key=running.keys[ACME], organization_id=ACME) as emitter:
-            receipt = emitter.emit(created())
+            receipt = emitter.emit(created(), wait=True)
         members = {
             "record_id": receipt.record_id,
             "log": receipt.log,
@@ -228,7 +248,7 @@ class TestLyingCollector:
             AuditEmitter(url, api_key="k", organization_id=ACME) as emitter,
             pytest.raises(ReceiptMismatch) as caught,
         ):
-            emitter.emit(created())
+            emitter.emit(created(), wait=True)
         assert (caught.value.code, bool(caught.value.remedy)) == ("receipt_mismatch", True)
 
     @pytest.mark.parametrize("content", [b'{"receipts": []}', b"{}", b"<html>", b"[1]"])
@@ -239,7 +259,7 @@ class TestLyingCollector:
             AuditEmitter(url, api_key="k", organization_id=ACME) as emitter,
             pytest.raises(ReceiptMismatch),
         ):
-            emitter.emit(created())
+            emitter.emit(created(), wait=True)
 
 
 class TestTransport:
@@ -253,7 +273,7 @@ class TestTransport:
             AuditEmitter(url, api_key="k", organization_id=ACME, timeout=1) as emitter,
             pytest.raises(RetryLater),
         ):
-            emitter.emit(created())
+            emitter.emit(created(), wait=True)
         assert len(asked) > 1
 
     @pytest.mark.parametrize(
@@ -279,7 +299,7 @@ class TestTransport:
             OtlpHttpTransport(url, "k", 5) as transport,
             pytest.raises(BatchRefused) as caught,
         ):
-            transport.send(b"")
+            transport.send(Batch(EmitterIdentity("s", "e", "b", ACME), ()))
         (record,) = caught.value.refused
         assert (record.position, record.pointer, record.reason) == (2, "/a", "is wrong")
 

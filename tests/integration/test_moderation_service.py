@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from klyra_audit import AuditEmitter, Halted, Paused, RetryLater
+from klyra_audit import AuditEmitter, Halted, Paused, RetryLater, SpoolOptions
 from klyra_audit.catalog import Catalog
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.leaf import Kind
@@ -39,6 +39,7 @@ class Service:
 
     collector: Running
     client: httpx.Client
+    emitter: AuditEmitter
 
     def call(self, method: str, path: str, body: dict | None = None, *, caller: dict = OWNER) -> httpx.Response:
         """Make a request, as the owner unless told otherwise."""
@@ -62,6 +63,7 @@ class Service:
 
     def entries(self, event_type: str = "") -> list[dict[str, Any]]:
         """Return the sealed event documents that came from the service, of one type or all."""
+        assert self.emitter.flush()
         found = [
             sections.join(record.body.sections)
             for record in self.collector.sealed()
@@ -83,7 +85,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             running_service(emitter) as url,
             httpx.Client(base_url=url, timeout=30) as client,
         ):
-            yield Service(collector, client)
+            yield Service(collector, client, emitter)
     finally:
         collector.terminate()
 
@@ -251,30 +253,39 @@ def test_what_no_entry_may_hold_is_refused(service: Service) -> None:
     assert "Nothing was done, because it cannot be recorded: /resource/name" in response.json()["detail"]
 
 
-def test_without_a_collector_nothing_happens(tmp_path: Path) -> None:
-    """When the collector is gone every action fails with 503, changes nothing, and works again once it is back."""
+def test_without_a_collector_it_goes_on(tmp_path: Path) -> None:
+    """While the collector is gone actions are taken, and their entries are in the log once it is back."""
     collector = start(tmp_path / "data", make_keys(tmp_path / "data"))
     address = collector.url.removeprefix("http://")
     with (
-        AuditEmitter(collector.url, api_key=collector.keys[ACME], organization_id=ACME, timeout=0.5) as emitter,
+        AuditEmitter(collector.url, api_key=collector.keys[ACME], organization_id=ACME) as emitter,
         running_service(emitter) as url,
         httpx.Client(base_url=url, timeout=30, headers=OWNER) as client,
     ):
+        service = Service(collector, client, emitter)
         webhook = client.post(WEBHOOKS, json={"url": "https://hooks.example.com/a"}).json()
+        assert len(service.entries()) == 1
         collector.terminate()
-        for response in (
-            client.delete(f"{WEBHOOKS}/{webhook['id']}"),
-            client.post(KEYS, json={"name": "Unrecorded"}),
-            client.post(MODERATIONS, json=FLAGGED),
-        ):
-            assert response.status_code == 503
-            assert int(response.headers["retry-after"]) >= 1
-            assert "Nothing was done, because the audit log cannot record it now" in response.json()["detail"]
-        collector = start(tmp_path / "data", collector.keys, OTLP__HTTP__LISTEN=address)
+        assert client.delete(f"{WEBHOOKS}/{webhook['id']}").status_code == 204
+        assert client.post(KEYS, json={"name": "Meanwhile"}).status_code == 201
+        service.collector = start(tmp_path / "data", collector.keys, OTLP__HTTP__LISTEN=address)
         try:
-            assert client.delete(f"{WEBHOOKS}/{webhook['id']}").status_code == 204
+            found = [entry["event_type"] for entry in service.entries()]
         finally:
-            collector.terminate()
+            service.collector.terminate()
+    assert found == ["webhook.created", "webhook.deleted", "api_key.created"]
+
+
+def test_an_action_whose_entry_cannot_be_kept_is_not_taken(tmp_path: Path) -> None:
+    """Without a collector and with a full spool every action fails with 503, and changes nothing."""
+    options = SpoolOptions(tmp_path / "spool", max_bytes=100, when_full="raise")
+    emitter = AuditEmitter("http://127.0.0.1:9", api_key="k", organization_id=ACME, spool=options)
+    with running_service(emitter) as url:
+        response = httpx.post(f"{url}{KEYS}", json={"name": "Unrecorded"}, headers=OWNER)
+    emitter.close(timeout=0)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) >= 1
+    assert "Nothing was done, because the audit log cannot record it now" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +293,7 @@ def test_without_a_collector_nothing_happens(tmp_path: Path) -> None:
     [(RetryLater("busy", retry_after=7), "7"), (Paused("the key is refused"), "60"), (Halted("unsafe"), "60")],
 )
 def test_every_kind_of_trouble_stops_the_action(trouble: Exception, wait: str) -> None:
-    """Whatever keeps the entry from being sealed, the answer is 503, says why, and says when to try again."""
+    """Whatever keeps the entry from being durable, the answer is 503, says why, and says when to try again."""
     notebook = Notebook(trouble=[trouble])
     with running_service(notebook) as url:
         response = httpx.post(f"{url}{KEYS}", json={"name": "Never"}, headers=OWNER)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from klyra_audit import KlyraError, Receipt, resources
+from klyra_audit import KlyraError, Spooled, resources
 from klyra_audit.catalog import Catalog
 from klyra_audit.prepared import prepare
 from klyra_audit.validation import Validator
@@ -44,14 +44,14 @@ class Notebook:
     def __post_init__(self) -> None:
         self.validator = Validator(self.catalog)
 
-    def emit(self, event: AuditEvent) -> Receipt:
+    def emit(self, event: AuditEvent) -> Spooled:
         """See `AuditEmitter`."""
         trouble = self.trouble.pop(0) if self.trouble else None
         if trouble is not None:
             raise trouble
         prepared = prepare(event.document(ORGANIZATION), self.catalog, self.validator, time.time_ns() // 1000)
         self.documents.append(dict(prepared.document))
-        return Receipt(prepared.record_id, "log", len(self.documents), bytes(112))
+        return Spooled(prepared.record_id, "boot", len(self.documents) - 1)
 
 
 @contextmanager

@@ -67,6 +67,9 @@ class _Plan:
     service: str | None
 
 
+_SPOOL = "emitter-spool"  # of the example service; an application of yours has its own
+
+
 @app.command()
 def demo(
     *,
@@ -144,7 +147,12 @@ def _companions(plan: _Plan, keys: DemoKeys) -> list[ExtraProcess]:
         return []
     endpoint = f"http://{plan.settings.otlp.http.listen}"
     return [
-        moderation_service(listen=plan.service, endpoint=endpoint, emit_key=keys.emit),
+        moderation_service(
+            listen=plan.service,
+            endpoint=endpoint,
+            emit_key=keys.emit,
+            spool=plan.settings.data_directory.root / _SPOOL,
+        ),
         example_traffic(service=f"http://{plan.service}"),
     ]
 

@@ -68,7 +68,7 @@ def emit(
 
 def _emit(emitter: AuditEmitter, event: AuditEvent) -> bool:
     try:
-        receipt = emitter.emit(event)
+        receipt = emitter.emit(event, wait=True)
     except AlreadySealed as error:
         say(f"Sealed before: {error}")
         receipt = error.receipt

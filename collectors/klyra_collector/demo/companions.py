@@ -12,6 +12,7 @@ from klyra_collector.supervise.supervisor import ExtraProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 SERVICE: Final = "moderation-service"
 TRAFFIC: Final = "example-traffic"
@@ -19,18 +20,20 @@ TRAFFIC: Final = "example-traffic"
 _SETTINGS = "KLYRA_"
 
 
-def moderation_service(*, listen: str, endpoint: str, emit_key: str) -> ExtraProcess:
+def moderation_service(*, listen: str, endpoint: str, emit_key: str, spool: Path) -> ExtraProcess:
     """Return the example service.
 
     Args:
         listen: `host:port` for it.
         endpoint: URL of the collector's OTLP/HTTP port.
         emit_key: what it records with.
+        spool: where its events are until they are sealed.
     """
     environment = _environment() | {
         "KLYRA_AUDIT_ENDPOINT": endpoint,
         "KLYRA_AUDIT_API_KEY": emit_key,
         "KLYRA_AUDIT_ORGANIZATION_ID": ORGANIZATION_ID,
+        "KLYRA_AUDIT_SPOOL": str(spool),
     }
     return _guarded(SERVICE, environment, "moderation_service", "--listen", listen)
 

@@ -13,6 +13,7 @@ from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.stages import Tenancy
 
 if TYPE_CHECKING:
+    from klyra_collector.registry.emitters import EmitterKey
     from klyra_collector.registry.keys import ApiKey
     from klyra_collector.registry.organizations import Organization
 
@@ -54,6 +55,10 @@ class Registry(Protocol):
         """Return an organization, None if there is no such."""
         ...
 
+    def keys_of_emitter(self, emitter_id: str) -> list[EmitterKey]:
+        """Return the signing keys of the emitters of that id, revoked ones too."""
+        ...
+
 
 class Senders:
     """Asks the registry off the event loop and remembers the answers for `REMEMBERED_SECONDS`."""
@@ -62,6 +67,7 @@ class Senders:
         self._registry = registry
         self._senders: dict[bytes, tuple[float, Sender]] = {}
         self._tenancies: dict[str, tuple[float, Tenancy | None]] = {}
+        self._emitter_keys: dict[str, tuple[float, tuple[EmitterKey, ...]]] = {}
 
     async def authenticate(self, bearer_text: str) -> Sender:
         """Return what the key allows.
@@ -80,6 +86,15 @@ class Senders:
         sender = Sender(key.key_id, key.organization_id, key.emitter_ids)
         _remember(self._senders, digest, sender)
         return sender
+
+    async def emitter_keys(self, emitter_id: str) -> tuple[EmitterKey, ...]:
+        """Return the signing keys of the emitters of that id, revoked ones too."""
+        found = self._emitter_keys.get(emitter_id)
+        if found is not None and found[0] > time.monotonic():
+            return found[1]
+        keys = tuple(await asyncio.to_thread(self._registry.keys_of_emitter, emitter_id))
+        _remember(self._emitter_keys, emitter_id, keys)
+        return keys
 
     async def tenancy(self, organization_id: str) -> Tenancy | None:
         """Return the organization and its plan, None if there is no such organization."""

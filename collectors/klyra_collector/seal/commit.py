@@ -216,7 +216,7 @@ class CommitPlan:
         ordinal, sequence = self._emitter(candidate)
         index = self._state.size
         expire_day = self._ingest_day + 1 + int(self._state.policies[org_ref].document["retention_days"])
-        body = BodyFrame(index, record.sections, record.salts, record.commitments)
+        body = BodyFrame(index, record.sections, record.salts, record.commitments, record.evidence)
         self._append_content(self._body_path(expire_day), frame.encode_body(body))
         kind = Kind.EVENT
         if record.quarantined is not None:
@@ -225,6 +225,7 @@ class CommitPlan:
             self._append_content(self._files.quarantine_path(expire_day), raw)
         flags = 0 if record.sections.actor is None else Flag.HAS_ACTOR.value
         flags |= 0 if record.sections.target is None else Flag.HAS_TARGET.value
+        flags |= Flag.BATCH_CHECKED.value if record.evidence else 0
         commit = record.commitments.event_commit()
         sealed = self._append_leaf(kind, flags, expire_day, org_ref, ordinal, sequence, commit)
         self._recent.remember(candidate.key, Seen(self._shard, index, candidate.tag))

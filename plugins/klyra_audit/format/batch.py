@@ -11,7 +11,7 @@ from uuid import UUID
 from klyra_audit.format import canonical, note
 from klyra_audit.format.errors import FormatError, NoteError, ProofError
 from klyra_audit.format.keys import decode_base64
-from klyra_audit.format.merkle import HASH_SIZE, leaf_hash, root_of, verify_inclusion
+from klyra_audit.format.merkle import HASH_SIZE, leaf_hash, node_hash, root_of, verify_inclusion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,6 +73,37 @@ class BatchNote:
         if batch.emitter_id != key.name:
             raise NoteError("the batch names another emitter than the key that signed it")
         return batch
+
+
+class BatchTree:
+    """The tree over a batch's commits, from which every event's path is taken without hashing again.
+
+    Args:
+        commits: of the batch's events, in the order of their sequence numbers; at least one.
+    """
+
+    def __init__(self, commits: Sequence[bytes]) -> None:
+        level = [leaf_hash(commit) for commit in commits]
+        self._levels = [level]
+        while len(level) > 1:
+            above = [node_hash(*level[place : place + 2]) for place in range(0, len(level) - 1, 2)]
+            level = above + level[len(above) * 2 :]  # the last one without a neighbour moves up as it is
+            self._levels.append(level)
+
+    @property
+    def root(self) -> bytes:
+        """The RFC 6962 root."""
+        return self._levels[-1][0]
+
+    def path(self, position: int) -> tuple[bytes, ...]:
+        """Return the audit path of the event at a position, from the bottom up."""
+        path: list[bytes] = []
+        for level in self._levels[:-1]:
+            neighbour = position ^ 1
+            if neighbour < len(level):
+                path.append(level[neighbour])
+            position >>= 1
+        return tuple(path)
 
 
 def batch_root(commits: Iterable[bytes]) -> bytes:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import orjson
 
-from klyra_audit.errors import KlyraError, Paused, Rejected, RetryLater
+from klyra_audit import otlp
+from klyra_audit.errors import KlyraError, Paused, RetryLater
 from klyra_audit.receipt import Receipt, ReceiptMismatch
+from klyra_audit.transports.refusal import BatchRefused, RefusedRecord, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from klyra_audit.batch import Batch
 
 AUDIT_PATH = "/v1/audit"
 LOGS_PATH = "/v1/logs"
@@ -22,26 +24,8 @@ _PROTOBUF = "application/x-protobuf"
 _RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
+_TOO_LARGE = 413
 _OK = 200
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedRecord:
-    """One record the collector refused: its position in the batch, and why."""
-
-    position: int
-    pointer: str
-    reason: str
-
-
-class BatchRefused(Rejected):
-    """The collector sealed nothing of the batch because of the records named."""
-
-    code = "batch_refused"
-
-    def __init__(self, message: str, refused: Sequence[RefusedRecord]) -> None:
-        super().__init__(message)
-        self.refused = tuple(refused)
 
 
 class OtlpHttpTransport:
@@ -49,11 +33,16 @@ class OtlpHttpTransport:
 
     def __init__(self, endpoint: str, api_key: str, timeout: float) -> None:
         headers = {"Authorization": f"Bearer {api_key}", "Content-Type": _PROTOBUF}
-        self._client = httpx.Client(base_url=endpoint, headers=headers, timeout=timeout)
+        self._open = partial(httpx.Client, base_url=endpoint, headers=headers, timeout=timeout)
+        self._client = self._open()
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: use connections of its own; those of the parent are not touched."""
+        self._client = self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -61,22 +50,23 @@ class OtlpHttpTransport:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, request: bytes) -> list[Receipt]:
-        """Return a receipt for each record of the request, which is sealed as a whole or not at all.
+    def send(self, batch: Batch) -> list[Receipt]:
+        """Return a receipt for each event of the batch, which is sealed as a whole or not at all.
 
         Raises:
             RetryLater: no answer, or one that asks to send the same again.
             BatchRefused: nothing was sealed, because of the records named.
+            TooLarge: the collector takes no request of this size.
             Paused: the key is refused.
         """
-        response = self._post(AUDIT_PATH, request)
+        response = self._post(AUDIT_PATH, encode_batch(batch))
         if response.status_code == _OK:
             return [Receipt.parse(item) for item in _members(response).get("receipts", [])]
         raise _error_of(response)
 
-    def quarantine(self, request: bytes) -> None:
-        """Send refused records to the endpoint that keeps what is invalid; raises as `send` does."""
-        response = self._post(LOGS_PATH, request)
+    def quarantine(self, batch: Batch) -> None:
+        """Send refused events to the endpoint that keeps what is invalid; raises as `send` does."""
+        response = self._post(LOGS_PATH, encode_batch(batch))
         if response.status_code != _OK:
             raise _error_of(response)
 
@@ -91,6 +81,12 @@ class OtlpHttpTransport:
             ) from error
 
 
+def encode_batch(batch: Batch) -> bytes:
+    """Return the protobuf request of a batch."""
+    events = [(spooled.event, spooled.sequence) for spooled in batch.events]
+    return otlp.encode(batch.identity, events, batch.signed)
+
+
 def _error_of(response: httpx.Response) -> KlyraError:
     members = _members(response)
     reason = str(members.get("reason") or f"HTTP {response.status_code}")
@@ -98,6 +94,8 @@ def _error_of(response: httpx.Response) -> KlyraError:
         return RetryLater(f"The collector asks to wait: {reason}", retry_after=_retry_after(response))
     if response.status_code in (_UNAUTHORIZED, _FORBIDDEN) and "records" not in members:
         return Paused(f"The collector refuses the key: {reason}", code="key_refused")
+    if response.status_code == _TOO_LARGE:
+        return TooLarge(f"The collector refuses the batch: {reason}")
     refused = [
         RefusedRecord(int(item.get("position", 0)), str(item.get("pointer", "")), str(item.get("reason", "")))
         for item in members.get("records", [])

@@ -1,0 +1,1 @@
+"""Where events come from in applications that exist: web frameworks, logging, OpenTelemetry."""
