@@ -132,6 +132,11 @@ class ShardDirectory:
         return self.state / "committed"
 
     @property
+    def own_commits(self) -> Path:
+        """What this collector itself committed last; nothing else is signed after a crash."""
+        return self.state / "own"
+
+    @property
     def sequences(self) -> Path:
         """What the shards after it must know of a closed shard; made again from its leaves if it is missing."""
         return self.state / "sequences"

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from klyra_collector.seal.expiry import Expired
     from klyra_collector.stages import Outcome
 
+_MAX_SOURCES = 200  # keys with a series of their own
+_NO_KEY = "none"
+_OTHER_KEYS = "other"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -37,6 +41,10 @@ class CollectorMetrics:
         self._accepted = self._counter("klyra_events_accepted", "Records acknowledged, duplicates included")
         self._sealed = self._counter("klyra_events_sealed", "Events sealed")
         self._quarantined = self._counter("klyra_events_quarantined", "Records kept in quarantine")
+        self._quarantine_records = Counter(
+            "klyra_quarantine_records", "Records kept in quarantine, by key", ["source"], registry=self._prometheus
+        )
+        self._sources: set[str] = set()
         self._duplicated = self._counter("klyra_events_duplicated", "Records recognised as repeats")
         self._refused = Counter(
             "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
@@ -81,6 +89,9 @@ class CollectorMetrics:
     def accepted(self, accepted: Accepted) -> None:
         """See `ReceiveObserver`."""
         self._accepted.inc(len(accepted.records))
+        for sent, outcome in zip(accepted.records, accepted.outcomes, strict=True):
+            if outcome.status is Status.QUARANTINED:
+                self._quarantined_from(sent.key_id or _NO_KEY)
         for refusal in accepted.refusals:
             _log.warning("quarantined", pointer=refusal.pointer, reason=refusal.reason, code=refusal.code)
         self._count_bad_signatures(accepted.refusals)
@@ -88,6 +99,14 @@ class CollectorMetrics:
             if record.chain_warning:
                 self._broken_chains.inc()
                 _log.warning("audit_chain_broken", record_id=record.record_id, reason=record.chain_warning)
+
+    def _quarantined_from(self, key_id: str) -> None:
+        """Count a record by the key that brought it; beyond so many keys, the rest together."""
+        if key_id not in self._sources:
+            if len(self._sources) >= _MAX_SOURCES:
+                key_id = _OTHER_KEYS
+            self._sources.add(key_id)
+        self._quarantine_records.labels(key_id).inc()
 
     def refused(self, error: KlyraError) -> None:
         """See `ReceiveObserver`."""

@@ -18,6 +18,7 @@ from klyra_collector.quarantine import KeptInput, quarantine_record
 from klyra_collector.receive.audit_record import with_chain_warnings
 from klyra_collector.receive.emitter_signatures import EmitterSignatures
 from klyra_collector.receive.opening import RequestOpener
+from klyra_collector.receive.replayed_from import with_origin
 from klyra_collector.receive.signing_processor import SignatureCheck
 from klyra_collector.receive.wire import MalformedRequest
 from klyra_collector.stages import Submission
@@ -117,9 +118,7 @@ class Pipeline:
             MalformedRequest: a value inside a record is not OTLP.
             RetryLater: nothing was acknowledged.
         """
-        opener = RequestOpener(
-            sender, request, self._wall_us(), self._mapping, signatures=self._signatures, strict=strict
-        )
+        opener = self._opener(sender, request, self._wall_us(), strict=strict)
         emitters = EmitterSignatures()
         records: list[Record] = []
         refusals: list[Refusal] = []
@@ -140,6 +139,34 @@ class Pipeline:
         except Conflict as error:
             raise BatchRefused([_conflict(position, wire[position]) for position in error.positions]) from error
         return Accepted(submission.records, tuple(outcomes), tuple(refusals), with_chain_warnings(opener.examined))
+
+    async def reopen(
+        self, item: WireRecord, raw: bytes, sender: Sender, received_us: int, *, replayed_from: str
+    ) -> Record:
+        """Return the record of an input that was quarantined, read again by what is configured now.
+
+        It has no place in its emitter's sequence: the quarantine record has that.
+
+        Args:
+            item: the record, decoded.
+            raw: the bytes kept of it, which make its id repeatable.
+            sender: whose key brought it then.
+            received_us: when that was.
+            replayed_from: where it was quarantined, for `metadata.replayed_from` of what is not in our own form.
+
+        Raises:
+            InvalidEvent: it still is no valid event.
+            MalformedRequest: a value inside it is not OTLP.
+        """
+        opener = self._opener(sender, raw, received_us, strict=False)
+        candidate = replace(opener.open(item, 0), position=None)
+        if item.own_form() is None:
+            candidate = with_origin(candidate, replayed_from)
+        tenancy = await self._tenancy(sender, candidate)
+        return judge(candidate, tenancy, self._validator, self._wall_us(), sender.key_id)
+
+    def _opener(self, sender: Sender, request: bytes, received_us: int, *, strict: bool) -> RequestOpener:
+        return RequestOpener(sender, request, received_us, self._mapping, signatures=self._signatures, strict=strict)
 
     async def _tenancy(self, sender: Sender, candidate: Candidate) -> Tenancy:
         """Return whose event it is to be: the key's organization, or for a key of many the one it names."""

@@ -14,6 +14,7 @@ import uvicorn
 from klyra_audit.catalog import Catalog
 from klyra_audit.event import Actor
 from klyra_collector.query.app import create_app
+from klyra_collector.query.metrics import Followers
 from klyra_collector.registry import Registry
 from klyra_collector.registry.errors import RegistryUnavailable
 from klyra_collector.registry.policies import Policies
@@ -129,7 +130,7 @@ def running_api(
         dashboard=dashboard,
         clock=clock,
         cursor_key=bytes(32),
-        store_lag=LagMeter(ledger, store, clock).measure,
+        followers=Followers(LagMeter(ledger, store, clock).measure),
         public_log=public_log,
     )
     try:

@@ -18,18 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST = Path(__file__).parents[2] / "tools" / "peers" / "otelcol.yaml"
-ABSENT = "no OpenTelemetry Collector is built: make peers"
+ABSENT = "for want of otelcol"
 
 _START_SECONDS = 30
 
 
-def program() -> Path:
-    """Return the collector's program; skips the test where there is none."""
+def program() -> Path | None:
+    """Return where `make peers` put it, None if it is not there."""
     digest = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()[:16]
     path = peers.cache() / "otelcol" / digest / "otelcol"
-    if not path.is_file():
-        pytest.skip(ABSENT)
-    return path
+    return path if path.is_file() else None
 
 
 def free_ports(count: int) -> list[int]:
@@ -43,17 +41,20 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(folder: Path, configuration: str, ports: list[int]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a collector of this YAML until the block ends.
+    """Run a collector of this YAML until the block ends; skips the test where there is none.
 
     Args:
         folder: for its configuration and its log, `otelcol.log`.
         configuration: YAML; its receivers listen on `ports`.
         ports: those that must answer before the block begins.
     """
+    path = program()
+    if path is None:
+        pytest.skip(ABSENT)
     file, log_file = folder / "otelcol.yaml", folder / "otelcol.log"
     file.write_text(configuration)
     with log_file.open("ab") as log:
-        process = subprocess.Popen([program(), "--config", file], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen([path, "--config", file], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
         for port in ports:
             _await_port(process, port, log_file)

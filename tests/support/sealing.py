@@ -103,6 +103,16 @@ class FaultyDisk(Disk):
             "append", _path_of(descriptor), lambda part=content: super(FaultyDisk, self).append(descriptor, part), half
         )
 
+    def overwrite(self, descriptor, content, offset) -> None:
+        """See `Disk`; a torn one leaves half of it."""
+        half = content[: len(content) // 2]
+        self._around(
+            "overwrite",
+            _path_of(descriptor),
+            lambda part=content: super(FaultyDisk, self).overwrite(descriptor, part, offset),
+            half,
+        )
+
     def sync(self, descriptors) -> None:
         """See `Disk`."""
         listed = list(descriptors)
@@ -145,6 +155,7 @@ def crash(ledger: Ledger) -> None:
     """Leave the files as they are, as a kill does, and let the next writer in."""
     ledger._recent.close()
     ledger._files.close()
+    ledger._own.close()
     ledger._lock.release()
 
 

@@ -32,7 +32,9 @@ _COMMANDS = {
     "proof": _Command("proof", "Print what proves one entry."),
     "verify": _Command("verify", "Verify a ledger and say exactly what is wrong."),
     "ledger": _Command("ledger", "Look at the ledger, renew its keys, and go on after a loss."),
+    "destination": _Command("destinations", "See how copies to destinations are doing, and try a destination."),
     "witness": _Command("witness", "Cosign the checkpoints of others' ledgers."),
+    "map": _Command("map", "Show what other programs' records would become, and why."),
     "config": _Command("settings", "Check and show the configuration."),
     "status": _Command("status", "Show what runs on a data directory, and how it is."),
 }

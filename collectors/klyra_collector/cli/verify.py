@@ -41,6 +41,7 @@ app = typer.Typer(add_completion=False)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEY_VARIABLE = "KLYRA_KEY"
+DEFAULT_WITNESS_AGE = 86_400.0
 _HEX_SALT = 2 * ORG_SALT_BYTES
 _OUTCOMES = {
     report.INTACT: ("INTACT", "bold green"),
@@ -102,7 +103,7 @@ def verify(
     max_witness_age: Annotated[
         float,
         typer.Option("--max-witness-age", metavar="SECONDS", min=0, help="How long witnesses may have seen nothing."),
-    ] = 86_400.0,
+    ] = DEFAULT_WITNESS_AGE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report for machines.")] = False,
     limit_findings: Annotated[
         int, typer.Option("--limit-findings", metavar="N", min=0, help="Describe so many findings; all are counted.")
@@ -184,16 +185,25 @@ def _verify_store(kind: _Kind, target: str, store: Path, options: Options) -> Re
 
 def _verify_packet(target: str, options: Options) -> Report:
     _refuse_expectations(options, "a packet")
+    if _asks_for_age(options):
+        raise CannotVerify(
+            "A packet says how things stood when it was made, at any time since.",
+            code="bad_option",
+            remedy="Leave --now and --max-witness-age out; verify the published log to see how new it is.",
+        )
     return verify_packet(Path(target), options)
 
 
 def _verify_url(target: str, options: Options) -> Report:
     _refuse_expectations(replace(options, expect_checkpoint=None), "a URL")
+    _refuse_age_without_witnesses(options)
     remote = RemoteOptions(
         policy=options.policy,
         key=os.environ.get(KEY_VARIABLE) or None,
         earlier=None if options.expect_checkpoint is None else options.expect_checkpoint[1],
         require_pinned=options.require_pinned,
+        now_us=options.now_us,
+        max_witness_age=options.max_witness_age,
         limit_findings=options.limit_findings,
         progress=options.progress,
         sleep=options.sleep,
@@ -216,6 +226,20 @@ def _refuse_expectations(options: Options, target: str) -> None:
             f"What is expected of a ledger cannot be checked on {target}.",
             code="bad_option",
             remedy="Leave --expect-size, --expect-after and --expect-checkpoint out.",
+        )
+
+
+def _asks_for_age(options: Options) -> bool:
+    return options.now_us is not None or options.max_witness_age != DEFAULT_WITNESS_AGE
+
+
+def _refuse_age_without_witnesses(options: Options) -> None:
+    """Never pass over what was asked for: of a published log only witnesses say how new it is."""
+    if _asks_for_age(options) and (options.policy is None or not options.policy.needs_witnesses):
+        raise CannotVerify(
+            "Without a policy that asks for witnesses nothing says how new a published log is.",
+            code="bad_option",
+            remedy="Give a --policy with a quorum of witnesses, or leave --now and --max-witness-age out.",
         )
 
 

@@ -17,7 +17,7 @@ from klyra_collector.query import packets as packet_routes
 from klyra_collector.query.cursor import CursorCodec
 from klyra_collector.query.dashboard import routes_of
 from klyra_collector.query.headers import PrivateAnswers
-from klyra_collector.query.metrics import CountRequests, QueryMetrics
+from klyra_collector.query.metrics import CountRequests, Followers, QueryMetrics
 from klyra_collector.query.models import ProblemDocument
 from klyra_collector.query.services import Services
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from klyra_collector.query.services import PublicLog
     from klyra_collector.registry import Registry
     from klyra_collector.registry.policies import Policies
-    from klyra_collector.store.lag import Lag
     from klyra_collector.store.searching import Store
 
 _THREADS = 16
@@ -48,7 +47,7 @@ def create_app(
     dashboard: Traversable | None,
     clock: Callable[[], int],
     cursor_key: bytes,
-    store_lag: Callable[[], Lag] | None = None,
+    followers: Followers | None = None,
     public_log: PublicLog | None = None,
 ) -> FastAPI:
     """Return the application; nothing runs before the server starts it.
@@ -61,7 +60,7 @@ def create_app(
         dashboard: folder of the page; None serves none.
         clock: present time, microseconds since 1970.
         cursor_key: secret that signs page cursors; all servers of one registry share it.
-        store_lag: how far the store is behind, for the metrics (`LagMeter.measure`); None shows nothing of it.
+        followers: how far each is behind, for the metrics; None shows nothing of them.
         public_log: the ledger beside the API, which it publishes and proves entries from; None does neither.
     """
     services = Services(
@@ -75,8 +74,8 @@ def create_app(
         threads=CapacityLimiter(_THREADS),
         log=public_log,
     )
-    if store_lag is not None:
-        services.metrics.watch_store(store_lag)
+    if followers is not None:
+        services.metrics.watch(followers)
     app = FastAPI(
         title="Klyra audit logs",
         version=version("klyra-audit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,10 +13,35 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from klyra_collector.destination_status import DestinationStatus
     from klyra_collector.store.lag import Lag
 
 
 _STORE = "store"
+_DESTINATION_GAUGES = (  # they count from the start of the follower's process, dead letters for ever
+    ("entries", "entries", "Entries a destination has taken"),
+    ("retried", "failures", "Attempts that a destination did not take"),
+    ("warned", "warnings", "Answers of a destination that carried a warning"),
+    ("dead_letters", "dead_letters", "Entries a destination will never take"),
+)
+_DESTINATION_ALARMS = {
+    "retrying": "1 while a destination is tried again and again",
+    "paused": "1 while a destination refuses our credentials or its address is wrong: an operator must act",
+    "halted": "1 while the ledger cannot be read for a destination: an operator must act",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """Everything that reads the ledger behind a cursor.
+
+    Attributes:
+        store: how far the store is behind (`LagMeter.measure`).
+        destinations: how each destination is doing (`DestinationMeter.measure`).
+    """
+
+    store: Callable[[], Lag]
+    destinations: Callable[[], list[DestinationStatus]] = list
 
 
 class QueryMetrics:
@@ -33,13 +59,22 @@ class QueryMetrics:
         self._exported = Counter("klyra_export_entries", "Entries exported", ["format"], registry=self._prometheus)
         self._broken = Counter("klyra_exports_broken", "Exports that ended early", registry=self._prometheus)
         self._denied = Counter("klyra_access_denied", "Refused attempts", ["reason"], registry=self._prometheus)
-        self._lag: Callable[[], Lag] | None = None
+        self._followers: Followers | None = None
         self._lag_entries = Gauge(
             "klyra_follower_lag_entries", "Records not applied", ["follower"], registry=self._prometheus
         )
         self._lag_seconds = Gauge(
             "klyra_follower_lag_seconds", "Age of the oldest of them", ["follower"], registry=self._prometheus
         )
+
+        self._destination_gauges = {
+            attribute: Gauge(f"klyra_destination_{name}", help_text, ["destination"], registry=self._prometheus)
+            for attribute, name, help_text in _DESTINATION_GAUGES
+        }
+        self._destination_alarms = {
+            state: Gauge(f"klyra_destination_{state}", help_text, ["destination"], registry=self._prometheus)
+            for state, help_text in _DESTINATION_ALARMS.items()
+        }
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer."""
@@ -62,17 +97,27 @@ class QueryMetrics:
         """Count a refused attempt."""
         self._denied.labels(reason).inc()
 
-    def watch_store(self, measure: Callable[[], Lag]) -> None:
-        """Show how far the store is behind, measured whenever the metrics are asked for."""
-        self._lag = measure
+    def watch(self, followers: Followers) -> None:
+        """Show how far every follower is behind, measured whenever the metrics are asked for."""
+        self._followers = followers
 
     def render(self) -> tuple[bytes, str]:
         """Return the metrics and their content type. May block."""
-        if self._lag is not None:
-            lag = self._lag()
+        if self._followers is not None:
+            lag = self._followers.store()
             self._lag_entries.labels(_STORE).set(lag.entries)
             self._lag_seconds.labels(_STORE).set(lag.seconds)
+            for status in self._followers.destinations():
+                self._show_destination(status)
         return generate_latest(self._prometheus), CONTENT_TYPE_LATEST
+
+    def _show_destination(self, status: DestinationStatus) -> None:
+        self._lag_entries.labels(status.name).set(status.lag_entries)
+        self._lag_seconds.labels(status.name).set(status.lag_seconds)
+        for attribute, gauge in self._destination_gauges.items():
+            gauge.labels(status.name).set(getattr(status, attribute))
+        for state, gauge in self._destination_alarms.items():
+            gauge.labels(status.name).set(status.state == state)
 
 
 class CountRequests:

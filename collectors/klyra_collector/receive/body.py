@@ -86,7 +86,7 @@ def decompress(body: bytes, encoding: str, reservation: Reservation, limit: int 
 
     Args:
         body: as sent.
-        encoding: `gzip`, `zstd`, `deflate`, `identity` or nothing.
+        encoding: `gzip`, `zstd`, `deflate`, `zlib`, `identity` or nothing.
         reservation: where the bytes are accounted for as they appear.
         limit: bytes the result may have.
 
@@ -187,5 +187,6 @@ _DECODERS: Final[dict[str, Callable[[bytes], Iterator[bytes]]]] = {
     "gzip": _gunzip,
     "x-gzip": _gunzip,
     "deflate": _undeflate,
+    "zlib": _undeflate,  # what the OpenTelemetry Collector calls it
     "zstd": _unzstd,
 }

@@ -21,9 +21,10 @@ from klyra_collector.stages import Sealed, Submission, Tenancy
 from klyra_collector.validate.judge import Candidate, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from klyra_audit.catalog import Catalog
+    from klyra_audit.format.canonical import JsonObject
     from klyra_audit.validation import Validator
     from klyra_collector.registry.organizations import Organization
     from klyra_collector.registry.outbox import OutboxCommand
@@ -57,6 +58,14 @@ class OutboxRegistry(Protocol):
         ...
 
 
+class Replaying(Protocol):
+    """What takes quarantined input in again: `receive.replay.Replays`."""
+
+    async def seal(self, command: OutboxCommand, record_of: Callable[[JsonObject, str], Awaitable[Record]]) -> Sealed:
+        """Carry out a command of kind `replay`; return where the entry that tells of it stands."""
+        ...
+
+
 class OutboxDrain:
     """Seals commands as they appear."""
 
@@ -69,8 +78,10 @@ class OutboxDrain:
         catalog: Catalog,
         validator: Validator,
         wall_us: Callable[[], int],
+        replays: Replaying,
     ) -> None:
         self._registry = registry
+        self._replays = replays
         self._sealer = sealer
         self._ledger = ledger
         self._catalog = catalog
@@ -117,9 +128,7 @@ class OutboxDrain:
                 return await self._sealer.on_thread(self._commit_heads)
             if command.kind == "export":
                 return await self._seal_export(command)
-            record = await self._record(command)
-            outcomes = await self._sealer.seal(Submission((record,), strict=True, size=len(record.content)))
-            return outcomes[0].sealed
+            return await self._seal_records(command)
         except RetryLater:
             raise
         except (KlyraError, TypeError) as error:
@@ -127,6 +136,14 @@ class OutboxDrain:
             _log.error("command_refused", command_id=command.command_id, reason=str(error))
             await asyncio.to_thread(self._registry.mark_refused, command.command_id, str(error))
             return None
+
+    async def _seal_records(self, command: OutboxCommand) -> Sealed:
+        """Seal an entry of the product's own, and what may go with it."""
+        if command.kind == "replay":
+            return await self._replays.seal(command, self._record_of)
+        record = await self._record_of(command.payload["document"], command.organization_id)
+        outcomes = await self._sealer.seal(Submission((record,), strict=True, size=len(record.content)))
+        return outcomes[0].sealed
 
     def _commit_heads(self) -> Sealed:
         """Runs on the sealing thread; the position is that of the newest record, which HEADS is or stands before."""
@@ -150,14 +167,13 @@ class OutboxDrain:
             return self._ledger.rotate_key(command.payload["vkey"])
         return self._ledger.revoke_key(command.payload["vkey"])
 
-    async def _record(self, command: OutboxCommand) -> Record:
-        document = command.payload["document"]
+    async def _record_of(self, document: JsonObject, organization_id: str) -> Record:
         try:
             encoded = canonical.encode(document)
             parts = sections.split(document, self._catalog.marks(document["event_type"]))
         except ProfileError as error:
             raise InvalidEvent(error.reason, pointer=error.pointer) from error
-        tenancy = await self._tenancy(command.organization_id)
+        tenancy = await self._tenancy(organization_id)
         candidate = Candidate(document, encoded, parts, Salts.draw(), None)
         return judge(candidate, tenancy, self._validator, self._wall_us())
 

@@ -23,11 +23,11 @@ from klyra_collector.registry.tables import OUTBOX
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Connection, RowMapping
 
-    from klyra_audit.event import AuditEvent
+    from klyra_audit.event import Actor, AuditEvent
     from klyra_audit.validation import Validator
     from klyra_collector.registry.database import Database
     from klyra_collector.registry.emitters import EmitterKey
@@ -54,13 +54,15 @@ class OutboxCommand:
             `emitter_key`: payload {"emitter_id", "vkey", "organization_id" | null, "revoked_after_seq" | null};
             `collector_key`: payload {"action": "rotate" | "revoke", "vkey": the newest key so far | the one to revoke};
             `heads`: payload {}: whatever was sealed before is covered by a HEADS record;
-            `export`: payload {"sha256": of a packet's manifest, hexadecimal}.
+            `export`: payload {"sha256": of a packet's manifest, hexadecimal};
+            `replay`: payload {"log", "index", "reference": of a quarantined input, "actor": {"type", "id", "name"},
+            "from": {"client_ip", "user_agent"} as far as known}.
         payload: JSON.
     """
 
     command_id: str
     organization_id: str
-    kind: Literal["event", "policy", "emitter_key", "collector_key", "heads", "export"]
+    kind: Literal["event", "policy", "emitter_key", "collector_key", "heads", "export", "replay"]
     payload: dict[str, Any]
 
 
@@ -152,6 +154,20 @@ class Outbox:
             now = self._clock()
             payload = {"sha256": sha256.hex()}
             return self._add(connection, OutboxCommand(str(_new_id(now)), organization_id, "export", payload), now)
+
+    def record_replays(
+        self, organization_id: str, inputs: Iterable[tuple[str, int, str]], by: Actor, origin: Mapping[str, str]
+    ) -> list[str]:
+        """Have quarantined inputs, (log, index, reference) each, replayed; return the commands' ids."""
+        payload = {"actor": {"type": by.type, "id": by.id, "name": by.name}, "from": dict(origin)}
+        commands = []
+        with self._database.writing() as connection:
+            for log, index, reference in inputs:
+                now = self._clock()
+                named = {"log": log, "index": index, "reference": reference} | payload
+                command = OutboxCommand(str(_new_id(now)), organization_id, "replay", named)
+                commands.append(self._add(connection, command, now))
+        return commands
 
     def record_event(self, organization_id: str | None, event: AuditEvent) -> str:
         """Add an event in a transaction of its own; `add_event` says the rest."""

@@ -269,6 +269,21 @@ class Registry:
         """
         return self._outbox.record_export(organization_id, sha256, events)
 
+    def record_replays(
+        self, organization_id: str, inputs: Iterable[tuple[str, int, str]], by: Actor, origin: Mapping[str, str]
+    ) -> list[str]:
+        """Have quarantined inputs of an organization taken in again; return one command's id for each.
+
+        The `quarantine.replayed` entry that tells of a replay has the id that derives from its command's.
+
+        Args:
+            organization_id: whose inputs, or the operator's own name.
+            inputs: log, index and reference of each.
+            by: who asks.
+            origin: `client_ip` and `user_agent`, as far as known.
+        """
+        return self._outbox.record_replays(organization_id, inputs, by, origin)
+
     def pending_commands(self, limit: int) -> list[OutboxCommand]:
         """Return the oldest commands that are neither sealed nor refused, in the order of their creation."""
         return self._outbox.pending(limit)

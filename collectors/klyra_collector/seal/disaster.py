@@ -23,7 +23,7 @@ from klyra_collector.errors import LedgerDamaged, LedgerRolledBack
 from klyra_collector.seal.closed import ClosedShard
 from klyra_collector.seal.consent import Consent
 from klyra_collector.seal.reader import LedgerReader, shard_order
-from klyra_collector.seal.recovery import open_signed, refuse_damaged
+from klyra_collector.seal.recovery import TAIL_UNVOUCHED, open_signed, read_last_signed, refuse_damaged
 from klyra_collector.seal.shards import find_shards, leaf_count, shards_of, year_of
 from klyra_collector.seal.state import BrokenChain, LedgerState
 
@@ -87,9 +87,13 @@ def examine(data: DataDirectory, identity: Identity, cell: CellGuard | None, now
     found = find_shards(data, now_us)
     shard, origin = found.current, identity.origin(found.current.root.name)
     keys = [key.verifying_key for key in identity.signers.available(shard.root.name)]
-    readable = _Readable(data, shard, origin, day_of(now_us))
-    readable.read()
     refusal = _refusal(data, found, keys, cell)
+    size = leaf_count(shard)
+    if refusal is not None and refusal.code == TAIL_UNVOUCHED:  # whoever wrote it, it is not served as if received
+        signed_last = read_last_signed(shard, keys)
+        size = 0 if signed_last is None else signed_last.size
+    readable = _Readable(data, origin, size, day_of(now_us))
+    readable.read()
     heads = [*known_heads(shard, keys)]
     if cell is not None and cell.head is not None:
         heads.append(KnownHead("the cell outside this disk", now_us, cell.head))
@@ -207,10 +211,10 @@ def _forget_recent(path: Path) -> None:
 class _Readable:
     """Reads a shard from its first record up to the first that is not whole."""
 
-    def __init__(self, data: DataDirectory, shard: ShardDirectory, origin: str, today: int) -> None:
+    def __init__(self, data: DataDirectory, origin: str, size: int, today: int) -> None:
         self.state = LedgerState()
         self.problem: str | None = None
-        self._size = leaf_count(shard)
+        self._size = size
         self._origin = origin
         self._today = today
         self._reader = LedgerReader(data.ledger, {origin: self._size})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,13 +44,19 @@ class Disk:
         while view:
             view = view[os.write(descriptor, view) :]
 
+    def overwrite(self, descriptor: int, content: bytes, offset: int) -> None:
+        """Write a small piece of a file in place of what stands there; not durable yet."""
+        os.pwrite(descriptor, content, offset)
+
     def sync(self, descriptors: Iterable[int]) -> None:
-        """Make everything appended to the files durable, in parallel; raise the first error."""
-        listed = list(descriptors)
-        if len(listed) == 1:
-            os.fdatasync(listed[0])
-            return
-        for outcome in [self._threads.submit(os.fdatasync, descriptor) for descriptor in listed]:
+        """Make everything written to the files durable, in parallel; raise the first error."""
+        here, *others = descriptors
+        outcomes = [self._threads.submit(os.fdatasync, descriptor) for descriptor in others]
+        try:
+            os.fdatasync(here)
+        finally:
+            wait(outcomes)  # none of the descriptors may be closed before
+        for outcome in outcomes:
             outcome.result()
 
     def sync_file(self, path: Path) -> None:

@@ -45,17 +45,21 @@ class ShardFiles:
         """Return the file of quarantined bytes that may go on a day."""
         return self._data.quarantine / str(expire_day) / self.shard.quarantine_name
 
-    def write_content(self, contents: Mapping[Path, bytes | bytearray]) -> None:
+    def write_content(self, contents: Mapping[Path, bytes | bytearray], vouching: int) -> None:
         """Append bodies and control documents and make them and their names durable.
 
         A crash here leaves frames without leaves: recovery removes them, nobody was told of them.
+
+        Args:
+            contents: what to append to each file.
+            vouching: descriptor of what vouches for the leaves that follow (`OwnCommits.write`), synced beside them.
         """
         descriptors = []
         for path, content in contents.items():
             descriptor = self._descriptor(path)
             self._disk.append(descriptor, content)
             descriptors.append(descriptor)
-        self._disk.sync(descriptors)
+        self._disk.sync([*descriptors, vouching])
         self._sync_names()
 
     def write_leaves(self, leaves: bytes | bytearray) -> None:

@@ -69,6 +69,11 @@ class KeyFiles:
             self._write(name, os.urandom(SECRET_BYTES), self._passphrase)
         return self.read(name)
 
+    def store(self, name: str, secret: bytes) -> None:
+        """Keep a secret that was drawn elsewhere under a name that is free; durable when this returns."""
+        self._make_folder()
+        self._write(name, secret, self._passphrase)
+
     def read(self, name: str) -> bytes:
         """Return a key's 32 bytes.
 

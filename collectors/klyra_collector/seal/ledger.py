@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.seal.durable import Disk
     from klyra_collector.seal.identity import Identity
+    from klyra_collector.seal.own_commits import OwnCommits
+    from klyra_collector.seal.state import LedgerState
     from klyra_collector.stages import ControlRecord, Submission, Tenancy
 
 _HALTED = "The ledger's disk failed; intake pauses until it can be written again."
@@ -121,6 +123,8 @@ class Ledger:
         self._signs = True
         self._before: tuple[int, Mapping[str, int]] = (0, {})
         self._undo: tuple[int, Mapping[str, int]] | None = None
+        self._own: OwnCommits
+        self._state: LedgerState
         found = find_shards(data, clock.wall_us())
         self.earlier: EarlierShards = load_earlier(found)
         self._enter(found.current)
@@ -202,6 +206,7 @@ class Ledger:
         finally:
             self._recent.close()
             self._files.close()
+            self._own.close()
             self._lock.release()
 
     def commit(self, submissions: Sequence[Submission]) -> list[list[Outcome] | Conflict]:
@@ -376,6 +381,8 @@ class Ledger:
             self._halt(error)
             raise self._halt_error() from error
         self._undo = None
+        self._own.close()
+        self._own = self.recovered.own
         self._state = self.recovered.state
         self._files.publish_committed(self._state.size)
         self._recent.forget_unwritten()
@@ -468,10 +475,11 @@ class Ledger:
         ended = ClosedShard.of(self._shard.root.name, self._state)
         self._disk.replace(self._shard.sequences, ended.encode())
         opened = ShardOpen(self.origin, self._state.size, self._state.frontier.root(), REASON_YEAR)
-        files = self._files
+        files, own = self._files, self._own
         self.earlier = self.earlier.followed_by(ended)
         self._enter(shard, opened)
         files.close()
+        own.close()
         self._seal_first_documents(ingest_us)
 
     def _enter(self, shard: ShardDirectory, opened: ShardOpen | None = None) -> None:
@@ -491,6 +499,7 @@ class Ledger:
         self._shard = shard
         self.signer = signer
         self.recovered = recovered
+        self._own = recovered.own
         self._state = recovered.state
         self._opened = opened if consent is None else consent.opened
         self._consented = None if consent is None else consent.recovered
@@ -512,11 +521,12 @@ class Ledger:
         self._begun = True
 
     def _write(self, plan: CommitPlan, fill: Callable[[], list[_Answer]]) -> list[_Answer]:
-        """Fill the plan and write it: content first, then leaves, then the size followers may read."""
+        """Fill the plan and write it: content and what vouches for it, then leaves, then what followers may read."""
         try:
             answers = fill()
             if plan.leaves:
-                self._files.write_content(plan.contents)
+                vouching = self._own.write(self._state.size, self._state.frontier.root())
+                self._files.write_content(plan.contents, vouching)
                 self._files.write_leaves(plan.leaves)
         except BaseException as error:
             # The state ran ahead of the disk, or the disk is in doubt: only recovery may say where we are.

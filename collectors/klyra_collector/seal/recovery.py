@@ -1,14 +1,16 @@
 """Bring a shard back to a state from which it can be continued: the same function at start and after a failed write.
 
-What was signed must be there (else the shard was rolled back: refuse). What came after it is kept as far as it is
-whole, continues the chains and has its content; the rest was never acknowledged and is cut.
+What was signed must be there (else the shard was rolled back: refuse). What came after it is kept as far as this
+collector committed it (`own_commits.py`), it is whole, continues the chains and has its content. The rest was never
+acknowledged and is cut, on record: nothing that others wrote behind the end is ever signed.
 """
 
 from __future__ import annotations
 
+import copy
 import mmap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import orjson
 
@@ -16,9 +18,11 @@ from klyra_audit.format import canonical, frame, note, sections
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.errors import CheckpointError, ControlError, FormatError, FrameError
 from klyra_audit.format.leaf import LEAF_SIZE, Kind, Leaf
+from klyra_audit.format.merkle import leaf_hash
 from klyra_collector.data_directory import FRAMES, DataDirectory, ShardDirectory
 from klyra_collector.errors import LedgerDamaged, LedgerRolledBack
 from klyra_collector.seal.hash_files import HashFiles
+from klyra_collector.seal.own_commits import OwnCommits
 from klyra_collector.seal.state import BrokenChain, LedgerState
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from klyra_collector.seal.durable import Disk
 
 _Frame = TypeVar("_Frame", frame.BodyFrame, frame.BlobFrame)
+
+TAIL_UNVOUCHED: Final = "tail_unvouched"  # code of the refusal to sign what nothing says was committed here
 
 _LEAVES_PER_READ = 8192
 _CHOICES = (
@@ -48,10 +54,11 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A shard ready to be continued; `cut` is None when nothing had to go."""
+    """A shard ready to be continued; `cut` is None when nothing had to go, `own` vouches for what is committed next."""
 
     state: LedgerState
     cut: Cut | None
+    own: OwnCommits
 
 
 @dataclass(slots=True)
@@ -127,21 +134,26 @@ def recover(
 
     Raises:
         LedgerRolledBack: fewer leaves than were signed, or other ones.
-        LedgerDamaged: a control document, or content that was signed for, cannot be read.
+        LedgerDamaged: a control document, or content that was signed for, cannot be read; or nothing is left that says
+            which of the records behind the signed ones this collector committed (`tail_unvouched`).
     """
     hash_files = HashFiles(shard, disk)
     scan, tail = _scan(data, shard, keys, hash_files, on_progress)
-    reason = scan.read_unsigned(tail)
+    own = OwnCommits.read(data, shard, keys[-1].name)
+    reason = scan.read_unsigned(tail, own)
+    # Before the cut: were it behind it, a crash between the two would leave a state that nothing vouches for.
+    own.settle(scan.state.size, scan.state.frontier.root(), disk)
     cut = _cut(data, shard, disk, tail, scan.state.size, now, reason)
     _make_durable(data, shard, disk, tail)
     hash_files.write(scan.state.frontier.take_tile_hashes())
     hash_files.finish()
-    return Recovered(scan.state, cut)
+    return Recovered(scan.state, cut, own)
 
 
 def refuse_damaged(data: DataDirectory, shard: ShardDirectory, keys: Sequence[VerifyingKey]) -> None:
     """Raise what `recover` would refuse a shard with; write nothing."""
-    _scan(data, shard, keys, _NoHashFiles(), lambda _done, _total: None)
+    scan, tail = _scan(data, shard, keys, _NoHashFiles(), lambda _done, _total: None)
+    scan.read_unsigned(tail, OwnCommits.read(data, shard, keys[-1].name))
 
 
 def _scan(
@@ -276,19 +288,52 @@ class _Scan:
                 code="control_unknown",
             ) from error
 
-    def read_unsigned(self, tail: _Tail) -> str:
-        """Read on as far as leaves are whole, continue and have their content; return why it stopped there."""
-        for encoded in self._leaves(self.state.size, self._length // LEAF_SIZE):
+    def read_unsigned(self, tail: _Tail, own: OwnCommits) -> str:
+        """Read on as far as leaves were committed here, are whole and have their content; return why it stopped there.
+
+        Raises:
+            LedgerDamaged: `tail_unvouched`.
+        """
+        whole = self._length // LEAF_SIZE
+        committed = whole if own.is_new else self._committed(own, whole)
+        for encoded in self._leaves(self.state.size, whole):
             index = self.state.size
             try:
                 leaf = Leaf.unpack(encoded)
                 document = self._content(index, leaf, tail)
-                self.state.apply_leaf(encoded, leaf)
+                self.state.check_leaf(leaf)
+                if committed is None:
+                    raise self._unvouched(whole)
+                if index >= committed:
+                    return f"leaf {index}: {_not_committed(index, own)}"
             except (FormatError, BrokenChain) as error:
                 return f"leaf {index}: {error}"
+            self.state.apply_leaf(encoded, leaf)
             if document is not None:
                 self._apply_document(index, leaf, document)
         return "the last leaf is torn"
+
+    def _committed(self, own: OwnCommits, whole: int) -> int | None:
+        """Return how many leaves this collector committed, as far as they are here; None if nothing says so.
+
+        Their content is not looked at: what of it a failing disk has lost is no reason to doubt the rest.
+        """
+        frontier = copy.deepcopy(self.state.frontier)
+        sizes = own.sizes
+        committed = frontier.size if own.has(frontier.size, frontier.root()) else None
+        for encoded in self._read_leaves(self.state.size, whole):
+            frontier.append(leaf_hash(encoded))
+            if frontier.size in sizes and own.has(frontier.size, frontier.root()):
+                committed = frontier.size
+        return committed
+
+    def _unvouched(self, whole: int) -> LedgerDamaged:
+        return LedgerDamaged(
+            f"{self._shard.leaves} holds {whole - self.state.size} records behind the {self.state.size} that were "
+            f"signed, and {self._shard.own_commits} does not say that this collector committed any of them.",
+            remedy="Restore that file, or keys/commit.key, from a copy; see: klyra-audit ledger explain",
+            code=TAIL_UNVOUCHED,
+        )
 
     def _content(self, index: int, leaf: Leaf, tail: _Tail) -> canonical.JsonObject | None:
         """Return the control document behind a leaf (None for a body), or raise if its content is not whole."""
@@ -305,17 +350,28 @@ class _Scan:
         return None
 
     def _leaves(self, start: int, end: int) -> Iterator[bytes]:
+        for number, encoded in enumerate(self._read_leaves(start, end), start + 1):
+            yield encoded
+            if number == end or (number - start) % _LEAVES_PER_READ == 0:
+                self.hash_files.write(self.state.frontier.take_tile_hashes())
+                self._on_progress(number, end)
+
+    def _read_leaves(self, start: int, end: int) -> Iterator[bytes]:
         if start >= end:
             return
         with self._shard.leaves.open("rb") as file:
             file.seek(start * LEAF_SIZE)
             for position in range(start, end, _LEAVES_PER_READ):
-                count = min(_LEAVES_PER_READ, end - position)
-                block = file.read(count * LEAF_SIZE)
+                block = file.read(min(_LEAVES_PER_READ, end - position) * LEAF_SIZE)
                 for offset in range(0, len(block), LEAF_SIZE):
                     yield block[offset : offset + LEAF_SIZE]
-                self.hash_files.write(self.state.frontier.take_tile_hashes())
-                self._on_progress(position + count, end)
+
+
+def _not_committed(index: int, own: OwnCommits) -> str:
+    """Return why a leaf that has everything goes: part of a commit that was not finished, or written by another."""
+    if index < max(own.sizes, default=0):
+        return "its commit was not finished"
+    return "this collector did not commit it"
 
 
 def _is_whole(body: frame.BodyFrame, leaf: Leaf) -> bool:

@@ -37,6 +37,9 @@ class Chain:
     last: int = -1
 
 
+_UNBEGUN = Chain()
+
+
 class Boot(NamedTuple):
     """What names an emitter's boot: its scope (an org_ref, the operator's if shared), its id and its UUID."""
 
@@ -107,16 +110,20 @@ class LedgerState:
             chain = self.chains[org_ref] = Chain()
         return chain
 
-    def apply_leaf(self, encoded: bytes, leaf: Leaf) -> None:
-        """Advance by one leaf read from disk; `BrokenChain` if it does not continue."""
+    def check_leaf(self, leaf: Leaf) -> None:
+        """Raise `BrokenChain` if a leaf read from disk does not continue what came before it."""
         if self.closed is not None:
             raise BrokenChain("it follows the record that closed the shard")
-        chain = self.chain(leaf.org_ref)
+        chain = self.chains.get(leaf.org_ref, _UNBEGUN)
         if leaf.ingest_us < self.last_us:
             raise BrokenChain("its ingest time goes back")
         if leaf.org_seq != chain.next_seq or leaf.org_prev != chain.previous:
             raise BrokenChain("it does not continue its organization's chain")
-        self.advance(chain, leaf_hash(encoded), leaf.ingest_us)
+
+    def apply_leaf(self, encoded: bytes, leaf: Leaf) -> None:
+        """Advance by one leaf read from disk; `BrokenChain` if it does not continue."""
+        self.check_leaf(leaf)
+        self.advance(self.chain(leaf.org_ref), leaf_hash(encoded), leaf.ingest_us)
         if leaf.emitter:
             self.sequence(leaf.emitter).add(leaf.emitter_seq)
 

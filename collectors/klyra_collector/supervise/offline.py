@@ -12,6 +12,7 @@ from klyra_audit.validation import Validator
 from klyra_collector.config import Settings
 from klyra_collector.errors import LedgerLocked
 from klyra_collector.receive.outbox import OutboxDrain
+from klyra_collector.receive.senders import Senders
 from klyra_collector.registry import Registry
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
@@ -20,6 +21,7 @@ from klyra_collector.seal.expiry_clock import ExpiryClock
 from klyra_collector.seal.expiry_task import witness_clock
 from klyra_collector.seal.ledger import Ledger
 from klyra_collector.seal.sealer import Sealer
+from klyra_collector.supervise.flow import pipeline_of, replays_of
 from klyra_collector.supervise.roles import ledger_options
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def drain_if_stopped(data: Path) -> bool:
         except LedgerLocked:
             return False
         with contextlib.closing(opened) as ledger:
-            asyncio.run(_drain(registry, ledger, catalog))
+            asyncio.run(_drain(settings, registry, ledger, catalog))
     return True
 
 
@@ -75,15 +77,18 @@ def expire_if_stopped(data: Path, *, confirm_clock: bool = False) -> Expired | N
     return replace(deleted, named=named.named, deleted=named.deleted + deleted.deleted)
 
 
-async def _drain(registry: Registry, ledger: Ledger, catalog: Catalog) -> None:
+async def _drain(settings: Settings, registry: Registry, ledger: Ledger, catalog: Catalog) -> None:
     sealer = Sealer(ledger, _Unobserved())
+    validator = Validator(catalog)
+    pipeline = pipeline_of(settings, senders=Senders(registry), catalog=catalog, validator=validator, sealer=sealer)
     drain = OutboxDrain(
         registry=registry,
         sealer=sealer,
         ledger=ledger,
         catalog=catalog,
-        validator=Validator(catalog),
+        validator=validator,
         wall_us=SystemClock().wall_us,
+        replays=replays_of(settings, pipeline=pipeline, registry=registry, ledger=ledger, sealer=sealer),
     )
     sealing = asyncio.create_task(sealer.run())
     try:

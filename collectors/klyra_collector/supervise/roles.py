@@ -18,19 +18,15 @@ from klyra_audit import resources
 from klyra_audit.catalog import Catalog
 from klyra_audit.validation import Validator
 from klyra_collector.observe import CollectorMetrics, ExpiryMetrics, TlsMetrics
-from klyra_collector.pipeline import Pipeline
 from klyra_collector.receive.budget import InflightBudget
 from klyra_collector.receive.forward.assembly import receiving_forward
 from klyra_collector.receive.ingest import Ingest
 from klyra_collector.receive.listening import listen, unlinked_at_end
-from klyra_collector.receive.mapping_table import MappingTable
 from klyra_collector.receive.otlp_grpc import receiving_grpc
 from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.rates import OrganizationRates
 from klyra_collector.receive.senders import Senders
-from klyra_collector.receive.signing_keys import load_keys
-from klyra_collector.receive.signing_processor import SignatureCheck
 from klyra_collector.receive.tls import load_tls
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
@@ -42,6 +38,7 @@ from klyra_collector.seal.identity import KeyOptions
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.sealer import Sealer
+from klyra_collector.supervise.flow import pipeline_of, replays_of
 from klyra_collector.supervise.http_server import HttpLimits, serve_http
 from klyra_collector.witness.assembly import witnessing
 
@@ -124,20 +121,12 @@ async def _serve_collector(
     listening: socket.socket,
     on_ready: Callable[[dict[str, str]], None],
 ) -> None:
-    clock = SystemClock()
     validator = Validator(catalog)
     senders = Senders(registry)
     sealer = Sealer(ledger, metrics, max_waiting_bytes=settings.intake.max_waiting_bytes)
     metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
     metrics.watch_shard(lambda: ledger.year_start_us)
-    pipeline = Pipeline(
-        senders=senders,
-        mapping=MappingTable(catalog, settings.mapping.additions()),
-        validator=validator,
-        seal=sealer,
-        wall_us=clock.wall_us,
-        signatures=SignatureCheck(load_keys(settings.signing_processor)),
-    )
+    pipeline = pipeline_of(settings, senders=senders, catalog=catalog, validator=validator, sealer=sealer)
     intake = settings.intake
     ingest = Ingest(
         pipeline=pipeline,
@@ -149,7 +138,13 @@ async def _serve_collector(
         body_seconds=settings.otlp.http.body_seconds,
     )
     drain = OutboxDrain(
-        registry=registry, sealer=sealer, ledger=ledger, catalog=catalog, validator=validator, wall_us=clock.wall_us
+        registry=registry,
+        sealer=sealer,
+        ledger=ledger,
+        catalog=catalog,
+        validator=validator,
+        wall_us=SystemClock().wall_us,
+        replays=replays_of(settings, pipeline=pipeline, registry=registry, ledger=ledger, sealer=sealer),
     )
     stop_draining = asyncio.Event()
     sealing = asyncio.create_task(sealer.run())
@@ -214,22 +209,29 @@ def _expiring(
 
 
 def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
-    """Copy what is sealed into the store."""
-    from klyra_collector.store.follower import Follower  # noqa: PLC0415 - a role loads what it needs
+    """Copy what is sealed into the store, and to every destination."""
+    from klyra_collector.fanout.assembly import fanning_out  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.store.follower import Follower  # noqa: PLC0415
     from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     reader = LedgerReader(settings.data_directory.ledger)
-    with contextlib.closing(SqliteStore.open(settings.store_path)) as store, contextlib.closing(reader):
+    with (
+        contextlib.closing(SqliteStore.open(settings.store_path)) as store,
+        contextlib.closing(reader),
+        fanning_out(settings, Catalog.load(settings.catalog), SystemClock().wall_us),
+    ):
         on_ready({})
         Follower(reader, store).run(stop)
 
 
 def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Answer queries and serve the page."""
-    from klyra_collector.query.app import create_app as create_api  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.destination_status import DestinationMeter  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.query.app import create_app as create_api  # noqa: PLC0415
+    from klyra_collector.query.metrics import Followers  # noqa: PLC0415
     from klyra_collector.store.lag import LagMeter  # noqa: PLC0415
     from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
 
@@ -240,8 +242,11 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
         contextlib.closing(Registry.open(settings.registry_url, catalog)) as registry,
         contextlib.closing(SqliteStore.open(settings.store_path)) as store,
         contextlib.closing(LedgerReader(settings.data_directory.ledger)) as reader,
+        contextlib.closing(LedgerReader(settings.data_directory.ledger)) as destination_reader,
     ):
         clock = SystemClock().wall_us
+        names = [one.name for one in settings.destination]
+        meter = DestinationMeter(settings.data_directory.cursors, names, destination_reader, clock)
         app = create_api(
             registry=registry,
             store=store,
@@ -250,7 +255,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
             dashboard=resources.folder("dashboards") / "web",
             clock=clock,
             cursor_key=_cursor_key(settings),
-            store_lag=LagMeter(reader, store, clock).measure,
+            followers=Followers(LagMeter(reader, store, clock).measure, meter.measure),
             public_log=_public_log(settings),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:

@@ -65,9 +65,14 @@ if TYPE_CHECKING:
 ORG_SALT_BYTES: Final = 32
 MAX_UNSIGNED: Final = 1_000_000  # a collector signs every second; more than this is no tail
 MAX_UNSIGNED_SECONDS: Final = 60
+MAX_UNSIGNED_RECORDS: Final = 65_536
 SETTLING_US: Final = 600_000_000  # so long a running collector may take to delete what it has said it would
 
 _GIVE_POLICY: Final = "Give the operator's policy file with --policy."
+_LONG_TAIL: Final = (
+    "let the collector sign, and verify again; if it does sign, look for a newer head of this shard: at the witnesses, "
+    "in copies, in receipts (--expect-checkpoint)"
+)
 _GIVE_SALT: Final = "Give the ledger's org_salt with --org-salt; the operator hands it out with packets."
 
 
@@ -82,7 +87,8 @@ class Options:
         limit_findings: how many findings a shard's report describes; all are counted.
         processes: how many share the work; 1 does it here.
         patience: seconds to wait for a running collector to finish what it is writing.
-        now_us: the present, microseconds since 1970; None takes the time of the newest record and cosignature.
+        now_us: the present, microseconds since 1970; None takes this machine's clock for how old the witnesses' newest
+            cosignature is, and the time of the newest record and cosignature for what is due.
         max_witness_age: seconds since the policy's quorum has cosigned a head, at most.
         expect_size: how many signed records there must be in all shards, at least.
         expect_after_us: ingest time that the newest record must have or be behind.
@@ -241,7 +247,7 @@ class ShardVerification:
         self._note_quarantine(parts.inventory)
         # (12): what lies behind the end
         self._tail = self._judge_tail(parts, self._length)
-        self._note_old_tail(parts.leaves)
+        self._check_long_tail(parts.tree.end)
 
     def wrong_expiries(self) -> Iterator[tuple[Sealed[Expiry], str]]:
         """Yield the EXPIRY records, in whatever shard, that do not say what this shard's leaves say."""
@@ -476,18 +482,47 @@ class ShardVerification:
             unfinished=tail.tolerated,
         )
 
-    def _note_old_tail(self, leaves: Leaves) -> None:
-        """Say so if records have gone unsigned for longer than a running collector lets them."""
-        with open_or_empty(leaves.path) as file:
-            oldest = known_leaf(LeafReader(file, leaves.segments).at(self.extent.signed))
-        if oldest is None or self.chains.last_us is None or self.extent.size <= self.extent.signed:
+    def _check_long_tail(self, end: int) -> None:
+        """Find records that have gone unsigned for longer than a running collector lets them.
+
+        Nothing vouches for them, not even for their times: that they are few and young says nothing, that they are
+        many or old is reason enough to trust none of them.
+
+        Args:
+            end: position in the file behind the last signed leaf.
+        """
+        count = self._tail.records
+        if self.heads.newest is None or not count:
             return
-        seconds = (self.chains.last_us - oldest.ingest_us) // 1_000_000
-        if seconds > MAX_UNSIGNED_SECONDS:
-            self.notes.append(
-                f"the records behind the head were sealed over {seconds} s, and a collector signs every second: "
-                "unless this is a copy taken meanwhile, older heads were put in place of newer ones"
+        seconds = self._unsigned_seconds(end, min(count, MAX_UNSIGNED_RECORDS))
+        if count <= MAX_UNSIGNED_RECORDS and seconds <= MAX_UNSIGNED_SECONDS:
+            return
+        reason = (
+            f"{count} records behind the newest head, sealed over {seconds} s, are signed by nobody, and a collector "
+            "signs every second: older heads were put in place of newer ones and all that came later may be rewritten; "
+            "or the collector's signer has failed for so long, which gives the same picture"
+        )
+        first, file = self.extent.signed, self.folder.name(self.folder.leaves)
+        self.findings.add(
+            Finding(
+                verdict=Verdict.UNVERIFIABLE,
+                reason=reason,
+                first=first,
+                last=first + count - 1,
+                file=file,
+                offset=end * LEAF_SIZE,
+                count=count,
+                remedy=_LONG_TAIL,
             )
+        )
+
+    def _unsigned_seconds(self, end: int, count: int) -> int:
+        """Return the span of the ingest times that unsigned leaves show."""
+        with open_or_empty(self.folder.leaves) as file:
+            encoded = file.read(end * LEAF_SIZE, count * LEAF_SIZE)
+        leaves = (known_leaf(encoded[at : at + LEAF_SIZE]) for at in range(0, len(encoded), LEAF_SIZE))
+        times = [leaf.ingest_us for leaf in leaves if leaf is not None]
+        return (max(times) - min(times)) // 1_000_000 if times else 0
 
     def _progress(self, step: str) -> Callable[[int, int], None]:
         name = self.folder.root.name

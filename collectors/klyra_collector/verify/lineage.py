@@ -1,13 +1,19 @@
-"""Whether the shards of a ledger follow one another: what one closed, the next one has to continue. Pure."""
+"""Whether the shards of a ledger follow one another: what one closed, the next one has to continue. Pure.
+
+A shard may be gone if a POLICY record says that it was dropped, and nothing in it can have been in force by then. What
+was in force in it, only its own records told in full: so a verifier goes by the longest that anything here is kept,
+and by ten years where that is less (KL1 specification, section 6).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from klyra_audit.format.control import (
     REASON_YEAR,
     DroppedShard,
+    Extend,
     Hold,
     Key,
     PolicyRecord,
@@ -17,6 +23,7 @@ from klyra_audit.format.control import (
     ShardOpen,
 )
 from klyra_collector.verify.facts import Place
+from klyra_collector.verify.retention import MICROSECONDS_PER_DAY, SECONDS_PER_DAY, hold_spans
 from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
 
     from klyra_audit.format.control import ControlDocument
     from klyra_collector.verify.facts import ControlFacts, Sealed
+    from klyra_collector.verify.retention import QuorumTimes
+
+LEAST_DAYS_UNTIL_DROPPED: Final = 3_650
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +84,23 @@ class Lineage:
         is_whole: all shards there are should be here.
         turning_since_us: a collector may be opening a shard behind one that it closed after this time, in microseconds
             since 1970; None where none runs.
+        quorum: by when witnesses had cosigned what; None where the policy asks for none.
     """
 
-    def __init__(self, links: list[Link], facts: ControlFacts, *, is_whole: bool, turning_since_us: int | None) -> None:
+    def __init__(
+        self,
+        links: list[Link],
+        facts: ControlFacts,
+        *,
+        is_whole: bool,
+        turning_since_us: int | None,
+        quorum: QuorumTimes | None = None,
+    ) -> None:
         self._links = links
         self._facts = facts
         self._is_whole = is_whole
         self._turning_since_us = turning_since_us
+        self._quorum = quorum
 
     def check(self) -> Iterator[Break]:
         """Yield what is wrong."""
@@ -117,10 +137,11 @@ class Lineage:
             yield Break(number, 0, Problem(Verdict.CONTROL_ALTERED, reason))
             return
         document = opened.document
-        if document.previous_origin != before.log and not self._is_dropped(document):
-            reason = f"{document.previous_origin}, which it goes on from, is not here"
-            yield Break(number, None, Problem(Verdict.MISSING, reason))
-            return
+        if document.previous_origin != before.log:
+            gone = list(self._check_gone(number, opened))
+            yield from gone
+            if gone:
+                return
         yield from self._compare(number, before, document)
         if document.reason == REASON_YEAR:
             if closing(self._facts, before.log) is None and before.size is not None:
@@ -147,14 +168,49 @@ class Lineage:
 
     def _check_oldest(self) -> Iterator[Break]:
         opened = opening(self._facts, self._links[0].log)
-        if opened is not None and not self._is_dropped(opened.document):
-            reason = f"{opened.document.previous_origin}, which it goes on from, is not here"
-            yield Break(0, None, Problem(Verdict.MISSING, reason))
+        if opened is not None:
+            yield from self._check_gone(0, opened)
 
-    def _is_dropped(self, opened: ShardOpen) -> bool:
-        """Say whether a POLICY record says that the shard before was deleted whole."""
-        gone = DroppedShard(opened.previous_origin, opened.previous_size, opened.previous_root)
-        return any(sealed.document == gone for sealed in self._facts.of(DroppedShard))
+    def _check_gone(self, number: int, opened: Sealed[ShardOpen]) -> Iterator[Break]:
+        """Find a shard missing that is not here, unless a POLICY record says that it was deleted whole, and may."""
+        why = [self._judge_drop(opened, dropped) for dropped in self._drops(opened)]
+        if None not in why:
+            reason = f"{opened.document.previous_origin}, which it goes on from, is not here"
+            yield Break(number, None, Problem(Verdict.MISSING, "; ".join([reason, *filter(None, why)])))
+
+    def _drops(self, opened: Sealed[ShardOpen]) -> Iterator[Sealed[DroppedShard]]:
+        """Yield the records that say that the shard before one was deleted whole."""
+        document = opened.document
+        gone = DroppedShard(document.previous_origin, document.previous_size, document.previous_root)
+        for dropped in self._facts.of(DroppedShard):
+            if dropped.document == gone and dropped.place > opened.place:
+                yield dropped
+
+    def _judge_drop(self, opened: Sealed[ShardOpen], dropped: Sealed[DroppedShard]) -> str | None:
+        """Return why a shard could not be dropped yet when a record said so; None if it could.
+
+        Its last record is at most as young as the first of the shard behind it.
+        """
+        name = f"POLICY, record {dropped.place.index} of {dropped.log}, which drops it,"
+        due = opened.leaf.ingest_us // MICROSECONDS_PER_DAY + 1 + self._longest_kept()
+        if dropped.leaf.ingest_us // MICROSECONDS_PER_DAY < due:
+            return f"{name} was sealed before day {due}, and until then something in it could be in force"
+        for spans in hold_spans(self._facts).values():
+            for span in spans:
+                if span.begin < dropped.place <= span.end and span.hold.from_us <= opened.leaf.ingest_us:
+                    return f"{name} was sealed while the legal hold {span.hold.hold_id} was in force"
+        if self._quorum is None:
+            return None
+        seen = self._quorum.covering(dropped.log, dropped.place.index)
+        if seen is None:
+            return f"no quorum of witnesses has cosigned a kept checkpoint that covers {name[:-1]}"
+        return None if seen >= due * SECONDS_PER_DAY else f"{name} was seen by witnesses before day {due}"
+
+    def _longest_kept(self) -> int:
+        """Return for how many days after it was sealed a body may be in force, at least."""
+        policies = (sealed.document.retention_days for sealed in self._facts.of(PolicyRecord))
+        extensions = (sealed.document.retention_days for sealed in self._facts.of(Extend))
+        return max([LEAST_DAYS_UNTIL_DROPPED, *policies, *extensions])
 
     def _check_carried(self, number: int) -> Iterator[Break]:
         """Yield what was in force at the end of the shard before and is not sealed again."""

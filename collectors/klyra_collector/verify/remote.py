@@ -1,13 +1,17 @@
 """Verify a published log over HTTP, in numbered steps: what everybody can check who has no copy of the ledger.
 
-(1)  Fetch the checkpoint and check who signed it, with the pinned keys, else with those that the server names; where
-     the policy asks for witnesses, also the newest one that they cosigned, which a busy log has signed beyond.
+(1)  Fetch the checkpoint and check that it is of the log the URL names, and who signed it, with the pinned keys, else
+     with those that the server names; where the policy asks for witnesses, also the newest one that they cosigned,
+     which a busy log has signed beyond.
 (2)  Fetch the hashes at the right edge of every tile level: they must lead to the signed root.
-(3)  Go down level by level: the root of every tile must be the hash that the tile above it, authentic by now, has.
+(3)  Go down from there: the root of every tile must be the hash that the tile above it, authentic by now, has.
 (4)  Fetch the entry bundles, where they may be had: every leaf must have the hash in its tile.
 (5)  Follow the leaves as in a ledger: known version and kind, time, each organization's chain.
 (6)  Compare with what was cosigned, and with an earlier checkpoint if there is one: each root must be the tree's at
-     its size.
+     its size. See how long ago witnesses have seen the log.
+
+Memory is that of one tile of each level, however large a log the checkpoint claims: what no tile shows is not stored,
+and after so many records that nothing authentic is known of, the rest is not looked at.
 
 Bodies and control documents are not published: what is in them is not checked, and the report says so.
 """
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 from klyra_audit.format import merkle, tile
 from klyra_audit.format import policy as policies
 from klyra_audit.format.errors import FormatError, ProofError, TileError
-from klyra_audit.format.leaf import LEAF_SIZE
+from klyra_audit.format.leaf import LEAF_SIZE, Kind
 from klyra_audit.format.merkle import HASH_SIZE, TILE_HEIGHT
 from klyra_audit.format.note import MAX_NOTE_BYTES
 from klyra_audit.format.policy import MAX_POLICY_BYTES
@@ -34,14 +38,16 @@ from klyra_collector.verify.remote_client import Address, LogClient, Refused
 from klyra_collector.verify.report import Report, ShardReport, Witnessed
 from klyra_collector.verify.tiles import leaf_hashes, split_hashes, tile_root
 from klyra_collector.verify.verdicts import Finding, Verdict
+from klyra_collector.verify.witnesses import judge_quorum_age
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from klyra_audit.format.checkpoint import Checkpoint
     from klyra_audit.format.policy import Opened, Policy
 
 MAX_LEAVES: Final = 1 << 32  # a shard is a year: some 130 records in every second of it
+MAX_UNKNOWN: Final = 1 << 18  # leaves that are not those of the signed tree, or not there: then it is none to follow
 POLICY_PATH: Final = ".well-known/klyra-audit/policy"
 
 _UNKNOWN_HASH: Final = bytes(HASH_SIZE)  # no subtree has this root
@@ -64,6 +70,8 @@ class RemoteOptions:
         key: an API key that may read entries; None where they are public, or to do without them.
         earlier: a checkpoint that was archived before, as it was signed; None without one.
         require_pinned: without pinned keys nothing counts as checked.
+        now_us: the present, microseconds since 1970; None takes this machine's clock.
+        max_witness_age: seconds since the policy's quorum has cosigned a head, at most.
         limit_findings: how many findings the report describes; all are counted.
         progress: called with the log's name, a step's name, and how much of it is done.
         sleep: to wait with.
@@ -73,6 +81,8 @@ class RemoteOptions:
     key: str | None = None
     earlier: bytes | None = None
     require_pinned: bool = True
+    now_us: int | None = None
+    max_witness_age: float = 86_400.0
     limit_findings: int = 100
     progress: Callable[[str, str, int, int], None] = lambda _log, _step, _done, _total: None
     sleep: Callable[[float], None] = time.sleep
@@ -82,30 +92,12 @@ def verify_url(url: str, options: RemoteOptions) -> Report:
     """Verify the log that is published at a URL, such as https://audit.example/log/collector-1/2026.
 
     Raises:
-        CannotVerify: no log can be read there.
+        CannotVerify: no log can be read there, or not in any reasonable time.
     """
-    with closing(LogClient(Address.parse(url), options.key, options.sleep)) as client:
-        shard = RemoteVerification(client, options).run()
+    address = Address.parse(url)
+    with closing(LogClient(address, options.key, options.sleep)) as client:
+        shard = RemoteVerification(client, options, address.promises).run()
     return Report(target=url, pinned=options.policy is not None, require_pinned=options.require_pinned, shards=[shard])
-
-
-@dataclass(slots=True)
-class _Tree:
-    """Hashes that lead to the signed root.
-
-    Attributes:
-        size: number of leaves.
-        levels: authentic hashes by tile level from 1 on, concatenated; zeros where they are not.
-        edge: hashes of level 0 behind its last full tile.
-    """
-
-    size: int
-    levels: dict[int, bytes] = field(default_factory=dict)
-    edge: bytes = b""
-
-    def above(self, number: int, level: int = 0) -> bytes:
-        """Return what the level above says is the root of a full tile."""
-        return self.levels[level + 1][number * HASH_SIZE : (number + 1) * HASH_SIZE]
 
 
 @dataclass(slots=True)
@@ -115,26 +107,46 @@ class _Before:
     Attributes:
         head: what was signed.
         what: how the report calls it.
-        tile: authentic hashes of the leaves around its end.
+        edges: authentic hashes of the tile that its right edge lies in, by level; none where that is not known.
     """
 
     head: Checkpoint
     what: str
-    tile: bytes = b""
+    edges: dict[int, bytes] = field(default_factory=dict)
+
+    def offer(self, level: int, number: int, hashes: bytes) -> None:
+        """Take an authentic tile if its right edge lies there."""
+        if self.head.size >> TILE_HEIGHT * (level + 1) == number:
+            self.edges[level] = hashes
+
+    def read(self, level: int, first: int, count: int) -> bytes:
+        """See `merkle.ReadHashes`."""
+        begin = first % FULL_WIDTH * HASH_SIZE
+        return self.edges.get(level, b"")[begin : begin + count * HASH_SIZE]
 
 
 class RemoteVerification:
-    """One run over one log."""
+    """One run over one log.
 
-    def __init__(self, client: LogClient, options: RemoteOptions) -> None:
+    Args:
+        client: to read it with.
+        options: how.
+        promised: how its origin must end, in parts; nothing for any log.
+    """
+
+    def __init__(self, client: LogClient, options: RemoteOptions, promised: Sequence[str] = ()) -> None:
         self._client = client
         self._options = options
+        self._promised = tuple(promised)
         self._policy = options.policy or _published_policy(client)
         self._findings = Findings(options.limit_findings)
         self._notes = [_UNSEEN]
         self._name = ""
         self._chains = ChainChecker({})
         self._reads_entries = True
+        self._unknown = 0
+        self._is_closed = False
+        self._before: list[_Before] = []
         self._cosigned: Opened | None = None
 
     def run(self) -> ShardReport:
@@ -147,16 +159,33 @@ class RemoteVerification:
             return self._report(None, encoded)
         head = opened.checkpoint
         self._name = head.origin
-        before = [*self._open_earlier(head), *self._open_cosigned(opened, cosigned)]
+        if not self._is_promised(head):
+            return self._report(opened, encoded)
+        self._before = [*self._open_earlier(head), *self._open_cosigned(opened, cosigned)]
         # (2), (3): whether the tiles lead to the signed root
-        tree = self._read_levels(head)
-        if tree is not None:
-            # (4), (5): the leaves
-            self._check_leaves(tree, before)
+        edges = self._read_edges(head)
+        if edges is not None:
+            # (3), (4), (5): every tile, and the leaves
+            self._check_leaves(head.size, edges)
             # (6): what was signed before
-            for each in before:
-                self._compare(tree, each)
+            for each in self._before:
+                self._compare(each)
+        self._check_witnesses()
         return self._report(opened, encoded)
+
+    def _is_promised(self, head: Checkpoint) -> bool:
+        """Say whether this is the log that the URL names; a server could show another one that is signed as well."""
+        if not self._promised:
+            self._notes.append("the URL names no shard: this is the one that the server calls the newest")
+            return True
+        if tuple(head.origin.split("/")[-len(self._promised) :]) == self._promised:
+            return True
+        reason = f"the URL is that of {'/'.join(self._promised)}, and the server shows {head.origin}"
+        remedy = (
+            "Give the address that ends as the log's origin does, as in https://audit.example/log/collector-1/2026."
+        )
+        self._say(Verdict.UNVERIFIABLE, reason, "checkpoint", remedy=remedy)
+        return False
 
     def _open(self, encoded: bytes) -> Opened | None:
         """Return the head if it is signed as it should be."""
@@ -225,13 +254,13 @@ class RemoteVerification:
             )
         return self._precedes(earlier, head, "the earlier checkpoint")
 
-    def _read_levels(self, head: Checkpoint) -> _Tree | None:
-        """Return the authentic hashes of all levels above the leaves; None if nothing leads to the root."""
+    def _read_edges(self, head: Checkpoint) -> list[bytes] | None:
+        """Return the authentic hashes behind the last full tile of each level; None if they do not lead to the root."""
         counts = list(_counts(head.size))
-        edges = {level: self._edge(level, count) for level, count in enumerate(counts)}
+        edges = [self._edge(level, count) for level, count in enumerate(counts)]
 
         def read(level: int, first: int, count: int) -> bytes:
-            begin = (first - counts[level] // FULL_WIDTH * FULL_WIDTH) * HASH_SIZE
+            begin = first % FULL_WIDTH * HASH_SIZE
             return edges[level][begin : begin + count * HASH_SIZE]
 
         try:
@@ -242,25 +271,35 @@ class RemoteVerification:
             reason = "the hashes at the right edge of its tiles do not lead to the signed root"
             self._find(Verdict.ROOT_MISMATCH, reason, "tile", 0, head.size - 1)
             return None
-        tree = _Tree(head.size, {len(counts): b""}, edges[0])
-        for level in range(len(counts) - 1, 0, -1):
-            full = counts[level] // FULL_WIDTH
-            tree.levels[level] = b"".join(self._descend(tree, level, number) for number in range(full)) + edges[level]
-        return tree
+        for level, count in enumerate(counts):
+            self._offer(level, count // FULL_WIDTH, edges[level])
+        return edges
+
+    def _tiles(self, level: int, size: int, edges: list[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, hashes) of all tiles of a level, in order; zeros where they are not authentic."""
+        if level == len(edges):
+            return
+        for above, roots in self._tiles(level + 1, size, edges):
+            for place in range(len(roots) // HASH_SIZE):
+                number = above * FULL_WIDTH + place
+                yield number, self._descend(level, number, roots[place * HASH_SIZE : (place + 1) * HASH_SIZE])
+        if edges[level]:
+            yield size >> TILE_HEIGHT * (level + 1), edges[level]
 
     def _edge(self, level: int, count: int) -> bytes:
         """Return the hashes of a level behind its last full tile, as the server has them."""
         number, width = divmod(count, FULL_WIDTH)
         return self._hashes(Tile(level, number, width)) if width else b""
 
-    def _descend(self, tree: _Tree, level: int, number: int) -> bytes:
+    def _descend(self, level: int, number: int, root: bytes) -> bytes:
         """Return the hashes of a full tile if they are those that the level above stands for, else zeros."""
-        if tree.above(number, level) == _UNKNOWN_HASH:  # what would vouch for it is not authentic, which was said
+        if root == _UNKNOWN_HASH:  # what would vouch for it is not authentic, which was said
             return _UNKNOWN_TILE
         hashes = self._hashes(Tile(level, number))
         if not hashes:  # which has been said
             return _UNKNOWN_TILE
-        if tile_root(hashes) == tree.above(number, level):
+        if tile_root(hashes) == root:
+            self._offer(level, number, hashes)
             return hashes
         leaves = FULL_WIDTH ** (level + 1)
         first = number * leaves
@@ -268,31 +307,41 @@ class RemoteVerification:
         self._find(Verdict.ROOT_MISMATCH, reason, Tile(level, number).path, first, first + leaves - 1)
         return _UNKNOWN_TILE
 
-    def _check_leaves(self, tree: _Tree, before: list[_Before]) -> None:
-        count = -(-tree.size // FULL_WIDTH)
-        for number in range(count):
-            item = Tile(0, number, min(FULL_WIDTH, tree.size - number * FULL_WIDTH))
-            hashes = self._descend(tree, 0, number) if item.is_full else tree.edge
-            for each in before:
-                if each.head.size // FULL_WIDTH == number:
-                    each.tile = b"" if hashes == _UNKNOWN_TILE else hashes
+    def _offer(self, level: int, number: int, hashes: bytes) -> None:
+        for each in self._before:
+            each.offer(level, number, hashes)
+
+    def _check_leaves(self, size: int, edges: list[bytes]) -> None:
+        count = -(-size // FULL_WIDTH)
+        for number, hashes in self._tiles(0, size, edges):
+            item = Tile(0, number, len(hashes) // HASH_SIZE)
+            if self._unknown > MAX_UNKNOWN:
+                reason = f"nothing authentic is known of {self._unknown} records before: the rest was not looked at"
+                self._find(Verdict.UNVERIFIABLE, reason, item.path, item.first, size - 1)
+                self._notes.append(f"from record {item.first} on: {reason}")  # findings may be too many to be shown
+                return
             if self._reads_entries:
-                self._check_bundle(item, split_hashes(hashes))
+                self._check_bundle(item, split_hashes(hashes), is_last=number == count - 1)
+            elif hashes == _UNKNOWN_TILE:
+                self._unknown += item.width
             self._options.progress(self._name, "leaves", number + 1, count)
         if not self._reads_entries:
             reason = "entry bundles cannot be read, so that only hashes of records were checked, not the records"
             self._say(Verdict.UNVERIFIABLE, reason, "tile/entries", remedy=_GIVE_KEY)
 
-    def _check_bundle(self, item: Tile, hashes: list[bytes]) -> None:
+    def _check_bundle(self, item: Tile, hashes: list[bytes], *, is_last: bool) -> None:
         """Check the leaves of a bundle against their hashes, and follow them."""
         leaves = self._leaves(Tile(ENTRIES, item.number, item.width))
         for place, expected in enumerate(hashes):
             self._check_leaf(item.first + place, leaves[place] if leaves else None, expected)
+        if is_last and leaves and item.first + item.width > 1:
+            self._is_closed = leaf_hashes(leaves[-1]) == hashes[-1] and leaves[-1][1] == Kind.SHARD
 
     def _check_leaf(self, index: int, leaf: bytes | None, expected: bytes) -> None:
         """Check a leaf; one that is not there, or whose hash is not known, is passed over."""
         hashed = _UNKNOWN_HASH if leaf is None else leaf_hashes(leaf)
         if leaf is None or hashed != expected:
+            self._unknown += 1
             self._chains.skip(index, hashed if expected == _UNKNOWN_HASH else expected)
             if leaf is not None and expected != _UNKNOWN_HASH:
                 self._find(Verdict.ALTERED, "its leaf is not the one that was sealed", _bundle_of(index), index, index)
@@ -322,20 +371,13 @@ class RemoteVerification:
             return None
         return entries
 
-    def _compare(self, tree: _Tree, before: _Before) -> None:
+    def _compare(self, before: _Before) -> None:
         """See whether the tree had the root that was signed before."""
         size = before.head.size
         if not size:
             return
-
-        def read(level: int, first: int, count: int) -> bytes:
-            if level:
-                return tree.levels[level][first * HASH_SIZE : (first + count) * HASH_SIZE]
-            begin = first % FULL_WIDTH * HASH_SIZE
-            return before.tile[begin : begin + count * HASH_SIZE]
-
         try:
-            root = merkle.root_from(read, size)
+            root = merkle.root_from(before.read, size)
         except ProofError:
             reason = f"the tiles under {before.what} are not authentic, so that it cannot be compared"
             self._say(Verdict.UNVERIFIABLE, reason, "checkpoint")
@@ -345,6 +387,18 @@ class RemoteVerification:
             self._find(Verdict.FORK, reason, "checkpoint", 0, size - 1)
         else:
             self._notes.append(f"it continues {before.what} of {size} records")
+
+    def _check_witnesses(self) -> None:
+        """See how long ago the witnesses whom the reader trusts have seen a log that is still written."""
+        witnessed = self._witnessed()
+        if witnessed is None or (self._is_closed and self._promised):
+            return
+        present = self._options.now_us
+        if present is None:
+            present = max(time.time_ns() // 1000, self._chains.last_us)
+        problem = judge_quorum_age([witnessed.time], present, self._options.max_witness_age)
+        if problem is not None:
+            self._say(problem.verdict, problem.reason, "checkpoint")
 
     def _hashes(self, item: Tile) -> bytes:
         """Return a tile as the server has it; nothing if it has none, or one of another length."""

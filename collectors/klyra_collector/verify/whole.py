@@ -100,6 +100,7 @@ class LedgerVerification:
             self._facts,
             is_whole=self.shards[0].folder.is_ledger,
             turning_since_us=_turning_since_us() if self.shards[-1].is_interrupted else None,
+            quorum=self._quorum(),
         )
         for found in lineage.check():
             shard = self.shards[found.shard]
@@ -119,26 +120,33 @@ class LedgerVerification:
         shard = self.shards[-1]
         if policy is None or not policy.needs_witnesses or shard.heads.newest is None:
             return
-        present = self._options.now_us or shard.last_us
+        present = self._options.now_us
+        if present is None:  # a head that nobody renewed gets old, even where the records behind it were deleted
+            present = max(time.time_ns() // 1000, shard.last_us)
         problem = witnesses.judge_age(shard.heads, present, self._options.max_witness_age)
         if problem is not None:
             shard.say(problem.verdict, problem.reason, shard.heads.newest.path)
 
     def _around(self) -> Around:
-        policy = self._options.policy
-        cosigned = [
-            (head.checkpoint.origin, head.checkpoint.size, head.quorum_time or 0)
-            for shard in self.shards
-            for head in shard.heads.cosigned
-        ]
         seen = [head for shard in self.shards for head in shard.heads.seen]
         times = [self._options.now_us or 0, witnesses.newest_time(seen) * 1_000_000]
         newest_us = max(*times, *(shard.last_us for shard in self.shards))
         return Around(
             facts=self._facts,
-            quorum=QuorumTimes(cosigned) if policy is not None and policy.needs_witnesses else None,
+            quorum=self._quorum(),
             day=newest_us // MICROSECONDS_PER_DAY,
             keys=EmitterKeys.of(self._facts),
+        )
+
+    def _quorum(self) -> QuorumTimes | None:
+        """Return by when the policy's quorum had cosigned what; None if the policy asks for no witnesses."""
+        policy = self._options.policy
+        if policy is None or not policy.needs_witnesses:
+            return None
+        return QuorumTimes(
+            (head.checkpoint.origin, head.checkpoint.size, head.quorum_time or 0)
+            for shard in self.shards
+            for head in shard.heads.cosigned
         )
 
     def _check_expiries(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from klyra_collector.verify.heads import Heads, SignedHead
 
@@ -31,13 +31,27 @@ def judge_age(heads: Heads, newest_us: int, max_age: float) -> Problem | None:
 
     Args:
         heads: of the shard.
-        newest_us: the present, as far as it is known, in microseconds since 1970.
+        newest_us: the present, in microseconds since 1970.
         max_age: seconds.
     """
     times = [head.quorum_time for head in heads.cosigned if head.quorum_time is not None]
+    return judge_quorum_age(times, newest_us, max_age)
+
+
+def judge_quorum_age(times: Sequence[int], newest_us: int, max_age: float) -> Problem | None:
+    """Say so if a quorum has cosigned a log never, or not lately.
+
+    Args:
+        times: by when it had cosigned a head of it, seconds since 1970.
+        newest_us: the present, in microseconds since 1970.
+        max_age: seconds.
+    """
     if not times:
         return Problem(Verdict.STALE_WITNESS, "the policy's quorum of witnesses has cosigned no head of this shard")
     age = newest_us // _MICROSECONDS - max(times)
     if age > max_age:
-        return Problem(Verdict.STALE_WITNESS, f"the policy's quorum of witnesses last cosigned a head {age} s ago")
+        reason = f"the policy's quorum of witnesses last cosigned a head {age} s ago"
+        return Problem(
+            Verdict.STALE_WITNESS, f"{reason}; for a ledger that is no longer written, say the time with --now"
+        )
     return None

@@ -16,6 +16,7 @@ from klyra_collector.registry import Registry
 from klyra_collector.registry.errors import RegistryUnavailable
 from klyra_collector.seal.sealer import Sealer
 from support.otlp import CATALOG, VALIDATOR
+from support.replaying import replays
 from support.sealing import SetClock, open_ledger, read_all
 
 BY = Actor.system("tests")
@@ -62,6 +63,7 @@ def drain(root, clock, registry, times: int = 1) -> None:
             catalog=CATALOG,
             validator=VALIDATOR,
             wall_us=clock.wall_us,
+            replays=replays(root, registry, ledger, sealer, clock),
         )
         try:
             for _ in range(times):

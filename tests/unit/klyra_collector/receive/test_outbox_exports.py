@@ -22,6 +22,7 @@ from support import records
 from support.otlp import CATALOG, VALIDATOR
 from support.packets import Sealed
 from support.records import STARTUP
+from support.replaying import replays
 from support.sealing import SetClock, open_ledger, read_all
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def drain(root: Path, registry: Registry, times: int = 1) -> None:
             catalog=CATALOG,
             validator=VALIDATOR,
             wall_us=clock.wall_us,
+            replays=replays(root, registry, ledger, sealer, clock),
         )
         try:
             for _ in range(times):

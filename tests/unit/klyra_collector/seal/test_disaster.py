@@ -26,6 +26,7 @@ from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
 from support import records
 from support.expiring import ExpiringLedger
+from support.handmade import append_event
 from support.records import BUSINESS, submission
 from support.sealing import Fault, FaultyDisk, Killed, SetClock, crash, open_ledger, read_shard
 
@@ -81,6 +82,20 @@ def cut_leaves(root, count: int) -> None:
     """Take whole leaves from the end of the newest shard."""
     path = shard_of(root).leaves
     path.write_bytes(path.read_bytes()[: -count * LEAF_SIZE])
+
+
+def test_records_that_nothing_vouches_for_are_left_behind(tmp_path, clock, sealed) -> None:
+    """Where nobody can say who wrote what stands behind the head, an operator goes on, and none of it is served."""
+    signed = sealed[-1].index + 1
+    append_event(tmp_path, records.record())
+    shard_of(tmp_path).own_commits.unlink()
+    found = look(tmp_path, clock)
+    assert found.refusal.code == "tail_unvouched"
+    assert (found.leaves, found.readable, found.lost) == (signed + 1, signed, 0)
+    assert leave(tmp_path, clock) == "2026-2"
+    ledger = open_ledger(tmp_path, clock)
+    assert ledger.earlier.shards[-1].size == signed
+    ledger.close()
 
 
 def flip(path, position: int) -> None:

@@ -47,6 +47,9 @@ BOOT = "0192f3c1-7c3e-7d1a-9a55-2f6c1d9e8b10"
 WRITES = [
     ("replace", "keys/#.key"),
     ("replace", "keys/collector.vkey"),
+    ("replace", "keys/commit.key"),
+    ("replace", "#/state/own"),
+    ("overwrite", "#/state/own"),
     ("append", "#/bodies/#/frames"),
     ("append", "#/control/frames"),
     ("append", "quarantine/#/#.frames"),

@@ -52,6 +52,9 @@ def sealed_of(answers):
 
 
 STEPS = [
+    ("overwrite", "before"),
+    ("overwrite", "torn"),
+    ("overwrite", "after"),
     ("append", "before"),
     ("append", "torn"),
     ("append", "after"),

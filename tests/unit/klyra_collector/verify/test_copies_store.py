@@ -202,7 +202,8 @@ class TestCommand:
         (tmp_path / "policy").write_text(policy.render(forge.policy()))
 
         def run(target, *arguments):
-            given = [str(target), "--policy", str(tmp_path / "policy"), *map(str, arguments)]
+            given = [str(target), "--policy", str(tmp_path / "policy"), "--now", "2026-04-01T00:00:00Z"]
+            given += map(str, arguments)
             return CliRunner().invoke(command.app, given)
 
         return run

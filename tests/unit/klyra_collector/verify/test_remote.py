@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import http.server
+import itertools
+import shutil
+import socketserver
 import threading
-from contextlib import closing, contextmanager
+import time
+import tracemalloc
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +17,17 @@ from klyra_audit.format import checkpoint, merkle, note
 from klyra_audit.format import policy as policies
 from klyra_audit.format.checkpoint import Checkpoint
 from klyra_audit.format.keys import ALGORITHM_COSIGNATURE, SigningKey
+from klyra_audit.format.leaf import Kind
+from klyra_audit.format.merkle import HASH_SIZE
 from klyra_audit.format.policy import LogLine, Policy, Witness, render
 from klyra_collector.publish.tiles import export_tiles
 from klyra_collector.verify.errors import CannotVerify
 from klyra_collector.verify.remote import RemoteOptions, verify_url
 from klyra_collector.verify.remote_client import Address, LogClient
 from klyra_collector.verify.report import Witnessed
+from klyra_collector.verify.tiles import tile_root
 from klyra_collector.verify.verdicts import Verdict
-from support.ledgers import ORIGIN, LedgerBuilder, large_ledger, signing_key
+from support.ledgers import ORIGIN, LedgerBuilder, large_ledger, put, signing_key
 from support.published import chained, policy_text, publishing_api, write_leaves, write_published
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 
 PINNED = policies.parse(policy_text())
 SIZE = 705  # of the ledger that most tests here read
+WITNESSED = 1_771_000_000  # seconds
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -66,8 +75,9 @@ class Site:
         self.handler = handler
 
     def verify(self, **options: object) -> Report:
-        """Verify it, pinned unless told otherwise."""
-        return verify_url(self.url, RemoteOptions(**{"policy": PINNED, "sleep": lambda _: None} | options))
+        """Verify it, pinned unless told otherwise, a moment after the witnesses of these tests have seen it."""
+        given = {"policy": PINNED, "sleep": lambda _: None, "now_us": (WITNESSED + 1) * 1_000_000}
+        return verify_url(self.url, RemoteOptions(**given | options))
 
     def path(self, name: str) -> Path:
         """Return a file of the log."""
@@ -105,6 +115,30 @@ def serving(root: Path) -> Iterator[Site]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def dripping(sent: bytes) -> Iterator[int]:
+    """Run a server that sends something at once, and then a byte at a time for ever; yield its port."""
+
+    class Drip(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            with suppress(OSError):
+                self.request.sendall(sent)
+                while True:
+                    self.request.sendall(b"a")
+                    time.sleep(0.001)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -167,7 +201,7 @@ class TestIntact:
         for size in (1, 256, 300, 512, SIZE):
             report = site.verify(earlier=builder.checkpoint(size))
             assert report.exit_status == 0
-            assert f"continues the earlier checkpoint of {size} records" in report.shards[0].notes[1]
+            assert f"continues the earlier checkpoint of {size} records" in report.shards[0].notes[-1]
 
     def test_progress_is_told(self, site: Site) -> None:
         """Tile by tile."""
@@ -253,16 +287,16 @@ class TestBroken:
         trusted = Policy(PINNED.logs, {"w1": Witness(cosigner.verifying_key)}, {}, "w1")
         path = site.path("checkpoint")
         text = path.read_bytes().decode().rpartition("\n\n")[0] + "\n"
-        path.write_bytes(note.append_lines(path.read_bytes(), [cosigner.signature_line(text, 1_771_000_000)]))
+        path.write_bytes(note.append_lines(path.read_bytes(), [cosigner.signature_line(text, WITNESSED)]))
         report = site.verify(policy=trusted)
         assert (report.exit_status, report.is_witnessed) == (0, True)
-        assert report.shards[0].witnessed == Witnessed(SIZE, 1_771_000_000)
+        assert report.shards[0].witnessed == Witnessed(SIZE, WITNESSED)
         folder = site.root / ".well-known/klyra-audit"
         folder.mkdir(parents=True)
         (folder / "policy").write_text(render(trusted))
         assert not site.verify(policy=None).is_witnessed
 
-    def witnessing(self, size: int, time: int = 1_771_000_000) -> tuple[Policy, bytes]:
+    def witnessing(self, size: int, time: int = WITNESSED) -> tuple[Policy, bytes]:
         """Return a policy with a witness, and a head of some size that the witness cosigned."""
         cosigner = SigningKey.from_seed("witness.test/w1", b"\x0b" * 32, ALGORITHM_COSIGNATURE)
         signed = large_ledger(size).checkpoint(size)
@@ -276,7 +310,7 @@ class TestBroken:
         (site.root / "log/witnessed").write_bytes(cosigned)
         report = site.verify(policy=policy)
         assert report.exit_status == 0
-        assert report.shards[0].witnessed == Witnessed(SIZE - 5, 1_771_000_000)
+        assert report.shards[0].witnessed == Witnessed(SIZE - 5, WITNESSED)
 
     def test_a_newest_head_that_does_not_go_on_from_there_is_a_fork(self, site: Site) -> None:
         """Whoever signed it, another history was shown to the witnesses."""
@@ -284,16 +318,91 @@ class TestBroken:
         cosigner = SigningKey.from_seed("witness.test/w1", b"\x0b" * 32, ALGORITHM_COSIGNATURE)
         other = Checkpoint(ORIGIN, 300, b"\x01" * 32)
         signed = checkpoint.sign(other, signing_key())
-        (site.root / "log/witnessed").write_bytes(note.append_lines(signed, [cosigner.signature_line(other.text(), 5)]))
+        (site.root / "log/witnessed").write_bytes(
+            note.append_lines(signed, [cosigner.signature_line(other.text(), WITNESSED)])
+        )
         assert verdicts(site.verify(policy=policy)) == {Verdict.FORK: 300}
         larger = Checkpoint(ORIGIN, SIZE + 3, b"\x01" * 32)
         signed = checkpoint.sign(larger, signing_key())
         (site.root / "log/witnessed").write_bytes(
-            note.append_lines(signed, [cosigner.signature_line(larger.text(), 5)])
+            note.append_lines(signed, [cosigner.signature_line(larger.text(), WITNESSED)])
         )
         assert verdicts(site.verify(policy=policy)) == {Verdict.ROLLBACK: 3}
         (site.root / "log/witnessed").write_bytes(signed.replace(b"A", b"B"))
         assert verdicts(site.verify(policy=policy)) == {Verdict.BAD_SIGNATURE: 1}
+
+    def test_a_cosignature_of_long_ago_is_said(self, site: Site) -> None:
+        """A server that shows an old state hides what came since, unless the reader asks how old it is."""
+        policy, cosigned = self.witnessing(SIZE - 5)
+        (site.root / "log/witnessed").write_bytes(cosigned)
+        later = (WITNESSED + 3_601) * 1_000_000
+        assert site.verify(policy=policy, now_us=later).exit_status == 0
+        stale = site.verify(policy=policy, now_us=later, max_witness_age=3_600)
+        assert (stale.exit_status, verdicts(stale)) == (1, {Verdict.STALE_WITNESS: 1})
+        assert verdicts(site.verify(policy=policy, now_us=None)) == {Verdict.STALE_WITNESS: 1}
+
+    def test_a_closed_shard_gets_no_newer(self, tmp_path: Path) -> None:
+        """It is asked for by name, and ends with SHARD: nothing comes after that; the newest log must be new."""
+        builder = large_ledger(20)
+        following = {"next_origin": "klyra-audit.test/collector-1/2027", "next_vkey": signing_key().vkey}
+        builder.control(Kind.SHARD, {"role": "close", **following})
+        cosigner = SigningKey.from_seed("witness.test/w1", b"\x0b" * 32, ALGORITHM_COSIGNATURE)
+        policy = Policy(PINNED.logs, {"w1": Witness(cosigner.verifying_key)}, {}, "w1")
+        with site_of(builder, tmp_path) as running:
+            signed = running.path("checkpoint").read_bytes()
+            text = signed.decode().rpartition("\n\n")[0] + "\n"
+            signed = note.append_lines(signed, [cosigner.signature_line(text, WITNESSED)])
+            running.path("checkpoint").write_bytes(signed)
+            shutil.copytree(running.root / "log", running.root / "log/collector-1/2026")
+            assert verdicts(running.verify(policy=policy, now_us=None)) == {Verdict.STALE_WITNESS: 1}
+            running.url += "/collector-1/2026"
+            assert running.verify(policy=policy, now_us=None).exit_status == 0
+
+    @pytest.mark.parametrize(
+        ("path", "shown"),
+        [
+            ("log/collector-1/2026", True),
+            ("mirror/collector-1/2026", True),
+            ("log/klyra-audit.test/collector-1/2026", True),
+            ("log/collector-1/2025", False),
+            ("log/collector-2/2026", False),
+            ("log/2026/log/collector-1/2025", False),
+            ("mirror", False),
+        ],
+    )
+    def test_another_log_than_the_url_names_is_not_verified(self, site: Site, path: str, *, shown: bool) -> None:
+        """It is signed by the same key, and intact, and not what was asked for."""
+        (site.root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(site.root / "log", site.root / path, ignore=lambda *_: {"collector-1", "collector-2"})
+        site.url = f"{site.url.removesuffix('/log')}/{path}"
+        report = site.verify()
+        assert report.exit_status == (0 if shown else 2)
+        if not shown:
+            assert verdicts(report) == {Verdict.UNVERIFIABLE: 1}
+            assert f"the server shows {ORIGIN}" in report.shards[0].findings[0].reason
+            assert len(site.handler.asked) == 1
+
+    def test_a_claim_of_many_records_costs_no_memory(self, tmp_path: Path) -> None:
+        """Four small files: 2^32 records, of which the server shows 256 hashes of level 3."""
+        hashes = [number.to_bytes(HASH_SIZE) for number in range(1, 257)]
+        root = tile_root(b"".join(hashes))
+        for name, content in {
+            "checkpoint": checkpoint.sign(Checkpoint(ORIGIN, 1 << 32, root), signing_key()),
+            "tile/4/000.p/1": root,
+            "tile/3/000": b"".join(hashes),
+        }.items():
+            put(tmp_path / "log" / name, content)
+        with serving(tmp_path) as running:
+            tracemalloc.start()
+            try:
+                report = running.verify()
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert len(running.handler.asked) < 3_000
+        assert (report.exit_status, report.shards[0].counts[Verdict.OK]) == (1, 0)
+        assert "the rest was not looked at" in report.shards[0].notes[-1]
+        assert peak < 64 * 1024 * 1024
 
     @pytest.mark.parametrize("size", [0, 1 << 33])
     def test_a_head_of_an_impossible_size_is_not_followed(self, tmp_path: Path, size: int) -> None:
@@ -334,6 +443,29 @@ class TestServer:
         with pytest.raises(CannotVerify) as caught:
             site.verify()
         assert caught.value.code == "no_log"
+
+    @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"])
+    def test_a_server_that_drips_is_left(self, sent: bytes) -> None:
+        """One byte in every ten seconds, in the headers or in the content, satisfies any limit on single reads."""
+        clock = itertools.count(step=10)
+        with dripping(sent) as port:
+            address = Address.parse(f"http://127.0.0.1:{port}/log")
+            client = LogClient(address, sleep=lambda _: None, clock=lambda: next(clock))
+            with closing(client), pytest.raises(CannotVerify) as caught:
+                client.get("checkpoint", 65_536)
+        assert (caught.value.code, next(clock) < 200) == ("too_slow", True)
+
+    def test_a_server_that_is_slow_with_everything_is_left(self, site: Site) -> None:
+        """Each file in time for itself, and all of them in no time that anybody has."""
+        clock = itertools.count(step=10)
+        with closing(LogClient(Address.parse(site.url), clock=lambda: next(clock))) as client:
+            for _ in range(200):
+                try:
+                    client.get("checkpoint", 65_536)
+                except CannotVerify as error:
+                    assert error.code == "too_slow"
+                    return
+        pytest.fail("it was never given up")
 
     def test_what_is_no_log_cannot_be_verified(self, tmp_path: Path) -> None:
         """No server, no log on it, no keys."""
@@ -392,6 +524,22 @@ class TestAddress:
         with pytest.raises(CannotVerify) as caught:
             Address.parse(url)
         assert caught.value.code == "bad_url"
+
+    @pytest.mark.parametrize(
+        ("path", "promises"),
+        [
+            ("", ()),
+            ("/log", ()),
+            ("/log/", ()),
+            ("/a/log/collector-1/2026/", ("collector-1", "2026")),
+            ("/log/collector%2D1/2026", ("collector-1", "2026")),
+            ("/a/b/2026", ("b", "2026")),
+            ("/2026", ("2026",)),
+        ],
+    )
+    def test_an_address_names_a_log(self, path: str, promises: tuple[str, ...]) -> None:
+        """Behind `log`, or by its last two parts."""
+        assert Address.parse(f"https://audit.example{path}").promises == promises
 
     @pytest.mark.parametrize(
         ("url", "keeps"),

@@ -76,6 +76,10 @@ def test_an_archived_checkpoint_is_compared(api: Api, policy: str, tmp_path: Pat
         (["http://127.0.0.1:9/log", "--policy", "POLICY", "--earlier", "/absent"], "bad_file"),
         (["http://127.0.0.1:9/log?x=1", "--policy", "POLICY"], "bad_url"),
         (["http://127.0.0.1:9/log", "--policy", __file__], "bad_policy"),
+        (["http://127.0.0.1:9/log", "--policy", "POLICY", "--now", "now"], "bad_option"),
+        (["http://127.0.0.1:9/log", "--max-witness-age", "60"], "bad_option"),
+        (["export.zip", "--policy", "POLICY", "--now", "now"], "bad_option"),
+        (["export.zip", "--policy", "POLICY", "--max-witness-age", "60"], "bad_option"),
     ],
 )
 def test_what_cannot_be_used_is_said(policy: str, arguments: list[str], code: str) -> None:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import base64
 import shutil
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from klyra_audit.format import control, merkle, note, policy
-from klyra_audit.format.control import REASON_DISASTER, DroppedShard, Hold, Key, ShardClose, ShardOpen
+from klyra_audit.format.control import (
+    REASON_DISASTER,
+    REASON_YEAR,
+    DroppedShard,
+    Extend,
+    Hold,
+    Key,
+    PolicyRecord,
+    Release,
+    ShardClose,
+    ShardOpen,
+)
 from klyra_audit.format.heads import Head, HeadsTree
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_audit.format.note import ALGORITHM_COSIGNATURE, SigningKey
 from klyra_collector.verify import Verdict
 from klyra_collector.verify.facts import ControlFacts
-from klyra_collector.verify.lineage import Lineage, Link
+from klyra_collector.verify.lineage import LEAST_DAYS_UNTIL_DROPPED, Lineage, Link
+from klyra_collector.verify.retention import QuorumTimes
 from support.ledgers import ACME, DAY_US, ORIGIN, LedgerBuilder, put, shards_in_a_row, signing_key
 from support.sealing import SetClock, open_ledger
 
@@ -84,10 +97,21 @@ class TestRow:
         """A POLICY record says which one, with size and root."""
         first, second = shards_in_a_row("2025", "2026")
         root = merkle.root_of(map(merkle.leaf_hash, first.leaves))
+        second.now_us += (LEAST_DAYS_UNTIL_DROPPED + 1) * DAY_US
         second.control(Kind.POLICY, DroppedShard(first.origin, len(first.leaves), root).document())
         second.event(ACME)
         second.write(tmp_path / "data")
-        assert verify(tmp_path / "data", policy=pin(second.vkey)).exit_status == 0
+        assert V.MISSING not in verdicts(verify(tmp_path / "data", policy=pin(second.vkey)))
+
+    def test_a_shard_that_was_dropped_too_early(self, tmp_path, verify) -> None:
+        """The record says when: a reason to call it missing, not to do without it."""
+        first, second = shards_in_a_row("2025", "2026")
+        root = merkle.root_of(map(merkle.leaf_hash, first.leaves))
+        second.control(Kind.POLICY, DroppedShard(first.origin, len(first.leaves), root).document())
+        second.write(tmp_path / "data")
+        report = verify(tmp_path / "data", policy=pin(second.vkey))
+        assert (report.exit_status, verdicts(report)) == (1, {V.MISSING})
+        assert "could be in force" in report.shards[0].findings[0].reason
 
     def test_a_shard_that_was_closed_shorter(self, data, row, verify) -> None:
         """The head of an older state is signed, and the next shard knows better."""
@@ -143,6 +167,61 @@ def first_leaf(builder: LedgerBuilder) -> Leaf:
 def link(log: str, size: int) -> Link:
     """Return what is known of a shard, of which nothing can be computed."""
     return Link(log=log, size=size, root_at=lambda _: None, last_us=0, first_us=0)
+
+
+class TestDropped:
+    """When a shard may be gone because a record says that it was dropped."""
+
+    OPENED_DAY = 20_000
+    DUE = OPENED_DAY + 1 + LEAST_DAYS_UNTIL_DROPPED
+    GONE = DroppedShard("a", 5, bytes(32))
+
+    def leaf(self, day: int) -> Leaf:
+        """Return a control record's leaf of a day."""
+        return Leaf(Kind.POLICY, 0, 0xFFFFFFFF, bytes(16), 0, day * DAY_US, 0, 0, bytes(32), bytes(32))
+
+    def judge(self, day: int, *others, gone=GONE, quorum=None) -> str | None:
+        """Return why the shard before counts as missing when it was dropped on a day, behind other records."""
+        facts = ControlFacts()
+        facts.note("b", 0, self.leaf(self.OPENED_DAY), ShardOpen("a", 5, bytes(32), REASON_YEAR))
+        for index, document in enumerate(others, 1):
+            facts.note("b", index, self.leaf(self.OPENED_DAY), document)
+        facts.note("b", 9, self.leaf(day), gone)
+        found = list(Lineage([link("b", 10)], facts, is_whole=True, turning_since_us=None, quorum=quorum).check())
+        assert {one.problem.verdict for one in found} <= {V.MISSING}
+        return found[0].problem.reason if found else None
+
+    def test_ten_years_after_its_end(self) -> None:
+        """On the first day on which nothing of it can be in force, and not on the day before."""
+        assert self.judge(self.DUE) is None
+        assert f"before day {self.DUE}" in self.judge(self.DUE - 1)
+
+    def test_of_another_size_or_root_it_is_another(self) -> None:
+        """The record names exactly what the next shard goes on from."""
+        assert "is not here" in self.judge(self.DUE, gone=replace(self.GONE, size=4))
+        assert "is not here" in self.judge(self.DUE, gone=replace(self.GONE, root=bytes(31) + b"x"))
+
+    @pytest.mark.parametrize(
+        "longer", [PolicyRecord(bytes(16), "enterprise", "e", 4_000), Extend(bytes(16), 0, 1, 4_000, "a")]
+    )
+    def test_what_is_kept_longer_keeps_it_longer(self, longer) -> None:
+        """A policy or an extension of more than ten years."""
+        due = self.OPENED_DAY + 1 + 4_000
+        assert self.judge(due, longer) is None
+        assert f"before day {due}" in self.judge(due - 1, longer)
+
+    def test_a_legal_hold_keeps_it(self) -> None:
+        """While it is in force, unless it is about later records only."""
+        hold = Hold("case", bytes(16), 0, None, None)
+        assert "legal hold case" in self.judge(self.DUE, hold)
+        assert self.judge(self.DUE, hold, Release("case")) is None
+        assert self.judge(self.DUE, replace(hold, from_us=self.OPENED_DAY * DAY_US + 1)) is None
+
+    def test_witnesses_must_have_seen_the_day(self) -> None:
+        """The collector's own clock is not enough where the policy asks for witnesses."""
+        assert self.judge(self.DUE, quorum=QuorumTimes([("b", 10, self.DUE * 86_400)])) is None
+        assert "seen by witnesses before" in self.judge(self.DUE, quorum=QuorumTimes([("b", 10, 20_001 * 86_400)]))
+        assert "no quorum" in self.judge(self.DUE, quorum=QuorumTimes([]))
 
 
 class TestDisaster:
@@ -256,19 +335,29 @@ class TestWitnesses:
         data = builder.write(tmp_path / "data")
         seconds = builder.now_us // 1_000_000 + 5
         put(data / "ledger/2026/state/witnessed", self.cosign(builder.checkpoint(), seconds))
-        report = verify(data, policy=pin(builder.vkey, witness=True))
+        report = verify(data, policy=pin(builder.vkey, witness=True), now_us=builder.now_us)
         assert report.exit_status == 0
         assert report.as_json()["witnessed"] is True
         assert report.as_json()["shards"][0]["witnessed"] == {"size": len(builder.leaves), "time": seconds}
 
     @pytest.mark.parametrize(("age", "expected"), [(86_400, set()), (86_401, {V.STALE_WITNESS})])
     def test_how_long_ago(self, builder, tmp_path, verify, age, expected) -> None:
-        """By the newest record, or by the present that the reader gives."""
+        """By the present that the reader gives."""
         data = builder.write(tmp_path / "data")
         seconds = builder.now_us // 1_000_000
         put(data / "ledger/2026/checkpoint", self.cosign(builder.checkpoint(), seconds))
         now_us = (seconds + age) * 1_000_000
         assert verdicts(verify(data, policy=pin(builder.vkey, witness=True), now_us=now_us)) == expected
+
+    @pytest.mark.parametrize(("age", "is_stale"), [(3600, False), (2 * 86_400, True)])
+    def test_how_long_ago_by_the_clock(self, builder, tmp_path, verify, age, is_stale) -> None:
+        """Unless the reader gives the present, it is what this machine's clock says, whatever the ledger shows."""
+        data = builder.write(tmp_path / "data")
+        cosigned = self.cosign(builder.checkpoint(), int(time.time()) - age)
+        put(data / "ledger/2026/checkpoint", cosigned)
+        report = verify(data, policy=pin(builder.vkey, witness=True))
+        stale = [finding for finding in report.shards[0].findings if finding.verdict is V.STALE_WITNESS]
+        assert [("--now" in finding.reason) for finding in stale] == [True] * is_stale
 
     def test_a_cosignature_that_is_none(self, builder, tmp_path, verify) -> None:
         """Its time was changed."""
@@ -295,7 +384,7 @@ class TestWitnesses:
         data = builder.write(tmp_path / "data")
         seconds = builder.now_us // 1_000_000 - late
         put(data / "ledger/2026/checkpoint", self.cosign(builder.checkpoint(), seconds))
-        report = verify(data, policy=pin(builder.vkey, witness=True))
+        report = verify(data, policy=pin(builder.vkey, witness=True), now_us=builder.now_us)
         assert verdicts(report) == expected
 
 

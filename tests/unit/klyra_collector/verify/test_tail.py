@@ -6,9 +6,9 @@ import pytest
 
 from klyra_audit.format import frame
 from klyra_audit.format.frame import BlobFrame
-from klyra_audit.format.leaf import LEAF_SIZE
+from klyra_audit.format.leaf import LEAF_SIZE, Leaf
 from klyra_collector.verify import Verdict
-from support.ledgers import ACME, put, small_ledger, tile_hashes
+from support.ledgers import ACME, LedgerBuilder, put, small_ledger, tile_hashes
 from support.tampering import at, flip, found, split_frames
 
 V = Verdict
@@ -39,12 +39,44 @@ class TestUnsignedRecords:
         assert report.shards[0].counts == {V.OK: SIGNED}
         assert (tail.records, tail.checked) == (len(small.leaves) - SIGNED,) * 2
 
-    def test_records_unsigned_for_long_are_remarked_upon(self, tmp_path, small, verify) -> None:
+    @pytest.mark.parametrize("committed", [True, False], ids=["committed", "no word of it"])
+    def test_records_unsigned_for_long_cannot_be_checked(self, tmp_path, small, verify, committed) -> None:
         """A collector signs every second: both newest heads may have been put back."""
         small.kept.clear()
-        report = verify(small.write(tmp_path / "data", signed=7), small)
-        assert report.exit_status == 0
-        assert "older heads" in report.shards[0].notes[0]
+        data = small.write(tmp_path / "data", signed=7)
+        if not committed:
+            (data / SHARD / "state/committed").unlink()
+        report = verify(data, small)
+        assert (report.exit_status, report.verdict) == (2, V.UNVERIFIABLE)
+        (finding,) = report.shards[0].findings
+        assert (finding.first, finding.last, finding.count) == (7, len(small.leaves) - 1, len(small.leaves) - 7)
+        assert "older heads" in finding.reason
+        assert "signer has failed" in finding.reason
+        assert "--expect-checkpoint" in finding.meaning
+
+    @pytest.mark.parametrize(("seconds", "expected"), [(60, set()), (61, {V.UNVERIFIABLE})])
+    def test_for_how_long_records_may_be_unsigned(self, tmp_path, verify, seconds, expected) -> None:
+        """A minute: that a signature comes late is nothing."""
+        builder = LedgerBuilder().begin(ACME)
+        builder.event(ACME)
+        signed = len(builder.leaves)
+        builder.event(ACME)
+        builder.now_us = Leaf.unpack(builder.leaves[-1]).ingest_us + seconds * 1_000_000
+        builder.event(ACME)
+        report = verify(builder.write(tmp_path / "data", signed=signed), builder)
+        assert {finding.verdict for finding in report.shards[0].findings} == expected
+
+    @pytest.mark.parametrize(("unsigned", "expected"), [(65_536, set()), (65_537, {V.UNVERIFIABLE})])
+    def test_how_many_records_may_be_unsigned(self, tmp_path, verify, unsigned, expected) -> None:
+        """As many as one commit has, whatever times they show: nobody signed those either."""
+        builder = LedgerBuilder().begin(ACME)
+        builder.event(ACME)
+        data = builder.write(tmp_path / "data")
+        (data / SHARD / "state/committed").unlink()
+        with (data / SHARD / "leaves").open("ab") as file:
+            file.write(builder.leaves[-1] * unsigned)
+        report = verify(data, builder)
+        assert {finding.verdict for finding in report.shards[0].findings} == expected
 
     def test_a_body_among_them_is_checked(self, busy, small, verify) -> None:
         """A flipped byte of an unsigned record's body."""

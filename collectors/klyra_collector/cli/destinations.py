@@ -1,0 +1,237 @@
+"""`klyra-audit destination`: how copies to destinations are doing, and whether a destination answers."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from klyra_audit.errors import KlyraError
+from klyra_collector.cli.administration import (
+    COULD_NOT,
+    DEFAULT_DATA,
+    FOUND_WRONG,
+    DataOption,
+    JsonOption,
+    answer,
+    answer_json,
+    answer_table,
+    log_to_stderr,
+    say,
+    time_text,
+)
+from klyra_collector.config import Settings
+from klyra_collector.destination_status import DestinationMeter, State
+from klyra_collector.fanout.assembly import build_destination, signing_key
+from klyra_collector.fanout.dead_letters import DeadLetters
+from klyra_collector.fanout.signing import KEY_FILE, public_pem, verifier_key
+from klyra_collector.seal.clock import SystemClock
+from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.identity import open_key_files
+from klyra_collector.seal.reader import LedgerReader
+from klyra_siem.outcome import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from klyra_collector.config import DestinationSettings
+    from klyra_collector.destination_status import DestinationStatus
+    from klyra_siem.outcome import Outcome
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="The configuration file; klyra-audit.toml if there is.")
+]
+_NEVER_RAN = "never ran"
+_ALARMS = frozenset({State.PAUSED.value, State.HALTED.value})
+
+app = typer.Typer(
+    name="destination",
+    help="See how copies to destinations are doing, and try a destination.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.command("list")
+def list_destinations(
+    *, as_json: JsonOption = False, config: ConfigOption = None, data: DataOption = DEFAULT_DATA
+) -> None:
+    """Show every configured destination: what it does, how far behind it is, what it refused.
+
+    Exit 1 if one of them needs an operator. Below the table stands the key that signs delivered records.
+
+    Example: klyra-audit destination list --json
+    """
+    with _explained():
+        settings = Settings.load(config, data=data)
+        rows = _rows(settings)
+        vkey = _vkey(settings)
+    if as_json:
+        answer_json([row | {"signing_key": vkey} for row in rows])
+    else:
+        _answer_rows(rows)
+        if vkey is not None:
+            answer(f"\nsigning key  {vkey}")
+    if any(row["state"] in _ALARMS for row in rows):
+        raise typer.Exit(FOUND_WRONG)
+
+
+@app.command("test")
+def try_destination(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As configured.")],
+    *,
+    config: ConfigOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Ask a destination for an answer without delivering anything: address, certificates, credentials.
+
+    Exit 0 if it would take entries, 1 if it refuses us, 2 if it does not answer.
+
+    Example: klyra-audit destination test back
+    """
+    with _explained(), contextlib.closing(Disk()) as disk:
+        settings = Settings.load(config, data=data)
+        one = _configured(settings, name)
+        with contextlib.closing(build_destination(one, signing_key(settings, disk))) as destination:
+            outcome = destination.probe()
+    answer(_verdict(one, outcome))
+    if outcome.action is Action.RETRY:
+        raise typer.Exit(COULD_NOT)
+    if outcome.action is not Action.DELIVERED:
+        raise typer.Exit(FOUND_WRONG)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As configured.")],
+    *,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Show the entries that a destination will never take. They are in the ledger and the store as all others.
+
+    Example: klyra-audit destination dead-letters back --json
+    """
+    with _explained(), contextlib.closing(Disk()) as disk:
+        settings = Settings.load(config, data=data)
+        _configured(settings, name)
+        letters = DeadLetters(settings.data_directory.cursors, name, disk).read()
+    if as_json:
+        answer_json([asdict(letter) | {"refused_at": time_text(letter.refused_us)} for letter in letters])
+        return
+    answer_table(
+        ("ENTRY", "ORGANIZATION", "ANSWER", "REFUSED", "LOG", "INDEX"),
+        [
+            (
+                letter.entry_id,
+                letter.organization_id,
+                letter.status,
+                time_text(letter.refused_us) or "",
+                letter.origin,
+                str(letter.index),
+            )
+            for letter in letters
+        ],
+    )
+
+
+@app.command("key")
+def key(*, config: ConfigOption = None, data: DataOption = DEFAULT_DATA) -> None:
+    """Print the public key that delivered records are signed with, as PEM: what a receiver checks them with.
+
+    Example: klyra-audit destination key > klyra-destinations.pem
+    """
+    with _explained(), contextlib.closing(Disk()) as disk:
+        settings = Settings.load(config, data=data)
+        files = open_key_files(settings.data_directory, disk, settings.ledger.key_passphrase)
+        answer(public_pem(files).rstrip())
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what is refused into a message and an exit status."""
+    log_to_stderr()
+    try:
+        yield
+    except KlyraError as error:
+        say(f"Error: {error}")
+        raise typer.Exit(COULD_NOT) from error
+
+
+def _configured(settings: Settings, name: str) -> DestinationSettings:
+    for one in settings.destination:
+        if one.name == name:
+            return one
+    names = ", ".join(one.name for one in settings.destination) or "none"
+    say(f"Error: no destination {name} is configured; there is {names}. Add a [[destination]], or check --config.")
+    raise typer.Exit(COULD_NOT)
+
+
+def _rows(settings: Settings) -> list[dict[str, Any]]:
+    directory = settings.data_directory
+    names = [one.name for one in settings.destination]
+    with contextlib.closing(LedgerReader(directory.ledger)) as reader:
+        measured = DestinationMeter(directory.cursors, names, reader, SystemClock().wall_us).measure()
+    statuses = {status.name: status for status in measured}
+    return [_row(one, statuses.get(one.name)) for one in settings.destination]
+
+
+def _row(one: DestinationSettings, status: DestinationStatus | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": one.name, "kind": one.kind, "endpoint": one.endpoint, "state": _NEVER_RAN}
+    if status is None:
+        return row
+    times = {name: time_text(getattr(status, f"{name}_us") or None) for name in ("since", "succeeded", "error")}
+    members = {name: value for name, value in asdict(status).items() if not name.endswith("_us")}
+    return {
+        **members,
+        **row,
+        "state": status.state.value,
+        "since": times["since"],
+        "succeeded_at": times["succeeded"],
+        "error_at": times["error"],
+    }
+
+
+def _answer_rows(rows: list[dict[str, Any]]) -> None:
+    answer_table(
+        ("NAME", "STATE", "BEHIND", "SECONDS", "SENT", "FAILURES", "DEAD", "LAST SUCCESS", "ENDPOINT"),
+        [
+            (
+                row["name"],
+                row["state"],
+                str(row.get("lag_entries", "-")),
+                f"{row.get('lag_seconds', 0):.0f}",
+                str(row.get("entries", "-")),
+                str(row.get("retried", "-")),
+                str(row.get("dead_letters", "-")),
+                row.get("succeeded_at") or "never",
+                row["endpoint"],
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if row.get("error"):
+            answer(f"{row['name']}: last error {row['error_at']}: {row['error']}")
+
+
+def _vkey(settings: Settings) -> str | None:
+    """Return the key that delivered records are signed with; None before the first delivery has drawn it."""
+    directory = settings.data_directory
+    if not (directory.keys / KEY_FILE).exists():
+        return None
+    with contextlib.closing(Disk()) as disk:
+        return verifier_key(open_key_files(directory, disk, settings.ledger.key_passphrase))
+
+
+def _verdict(one: DestinationSettings, outcome: Outcome) -> str:
+    if outcome.action is Action.DELIVERED:
+        return f"{one.name} answers: it would take entries."
+    said = f"{outcome.status} {outcome.reason}".strip()
+    if outcome.action is Action.RETRY:
+        return f"{one.name} cannot take entries now: {said}"
+    return f"{one.name} refuses us: {said}"
