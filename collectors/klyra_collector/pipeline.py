@@ -159,11 +159,13 @@ class Pipeline:
             MalformedRequest: a value inside it is not OTLP.
         """
         opener = self._opener(sender, raw, received_us, strict=False)
-        candidate = replace(opener.open(item, 0), position=None)
+        candidate = opener.open(item, 0)
         if item.own_form() is None:
             candidate = with_origin(candidate, replayed_from)
         tenancy = await self._tenancy(sender, candidate)
-        return judge(candidate, tenancy, self._validator, self._wall_us(), sender.key_id)
+        record = judge(candidate, tenancy, self._validator, self._wall_us(), sender.key_id)
+        record = await self._vouched_for(record, item, EmitterSignatures())
+        return replace(record, position=None, evidence=b"")
 
     def _opener(self, sender: Sender, request: bytes, received_us: int, *, strict: bool) -> RequestOpener:
         return RequestOpener(sender, request, received_us, self._mapping, signatures=self._signatures, strict=strict)

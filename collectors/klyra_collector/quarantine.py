@@ -26,6 +26,7 @@ MAX_REASON_CHARACTERS = 1000
 MAX_POINTER_CHARACTERS = 1024
 
 DOCUMENT: Final = "document"
+REPEAT: Final = "repeat"
 UNKNOWN: Final = "unknown"
 
 _VERSION = 1
@@ -41,7 +42,8 @@ class KeptInput:
     Attributes:
         encoding: `otlp-protobuf` and `otlp-json`: an OTLP log request of one record; `forward` and
             `forward-unacknowledged`: a Forward message of one entry, its sender asked for an acknowledgement or did
-            not; `document`: an event's canonical bytes; `unknown`: kept by a version that did not say.
+            not; `document`: an event's canonical bytes; `repeat`: what an event repeats, which was emitted anew with
+            another place in its emitter's sequence; `unknown`: kept by a version that did not say.
         key_id: whose key brought it; None if that was not noted.
         content: what came.
     """

@@ -369,3 +369,23 @@ def test_the_default_spool_is_in_the_users_state_folder(monkeypatch) -> None:
     assert default_spool() == Path("/var/state/klyra-audit/spool")
     monkeypatch.delenv("XDG_STATE_HOME")
     assert default_spool() == Path.home() / ".local/state/klyra-audit/spool"
+
+
+def test_an_event_that_a_later_run_emits_anew_leaves_no_gap(tmp_path) -> None:
+    """It is not sealed again; its place in the sequence is filled, and the ledger stays intact."""
+    data = tmp_path / "data"
+    running = collector.start(data, collector.make_keys(data))
+    event = created(timestamp="2026-06-01T00:00:00Z")
+    for _ in range(3):
+        with emitter(running, tmp_path / "s") as run:
+            before = run.emit(created())
+            run.emit(event)
+            run.emit(created())
+            assert run.flush()
+            assert run.status().refused == 0
+            assert before.sequence == 0
+    assert running.terminate() == 0
+    assert sealed_ids(running).count(event.id) == 1
+    command = [sys.executable, "-m", "klyra_collector", "verify", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "EMITTER_GAP" in done.stdout) == (0, False), done.stdout

@@ -21,7 +21,7 @@ from klyra_audit.format.leaf import Kind
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.forward.message import decode_message
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import DOCUMENT, KeptInput
+from klyra_collector.quarantine import DOCUMENT, REPEAT, KeptInput
 from klyra_collector.receive.forward.record import FORWARD, FORWARD_UNACKNOWLEDGED, ForwardRecord, Source
 from klyra_collector.receive.senders import Sender
 from klyra_collector.receive.wire import OTLP_JSON, OTLP_PROTOBUF, decode_protobuf
@@ -152,6 +152,8 @@ def wire_record(kept: KeptInput, types: TagTypes) -> WireRecord:
     if kept.encoding == DOCUMENT:
         # Its id is recognised for a while only; after that it would become a second entry of the same id.
         raise InvalidEvent("its id belongs to another entry; send it again under an id of its own", pointer="/id")
+    if kept.encoding == REPEAT:
+        raise InvalidEvent("it repeats an entry that is sealed", pointer="/id")
     raise InvalidEvent("it was kept by a version that did not note how it is written; have it sent again")
 
 

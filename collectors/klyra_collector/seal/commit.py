@@ -16,7 +16,7 @@ from klyra_audit.format.leaf import LEAF_SIZE, NEVER, Flag, Kind, Leaf
 from klyra_audit.format.merkle import leaf_hash
 from klyra_audit.timestamps import day_of
 from klyra_collector.errors import Conflict, IntakeHalted
-from klyra_collector.quarantine import DOCUMENT, KeptInput, quarantine_record
+from klyra_collector.quarantine import DOCUMENT, REPEAT, KeptInput, quarantine_record
 from klyra_collector.seal.heads import heads_record
 from klyra_collector.seal.recent import Seen
 from klyra_collector.seal.state import Boot
@@ -149,13 +149,17 @@ class CommitPlan:
         if first is None:
             return self._seal(candidate)
         if first.tag == candidate.tag:
-            return Outcome(Status.DUPLICATE, self._sealed_at(first.shard, first.leaf))
+            sealed = self._sealed_at(first.shard, first.leaf)
+            if self._is_elsewhere(candidate):
+                self._seal(self._candidate(_repeat(candidate.record, sealed)))
+            return Outcome(Status.DUPLICATE, sealed)
         conflicting = self._candidate(
             quarantine_record(
                 candidate.record.tenancy,
                 _kept(candidate.record),
                 reason="an event with this id or sequence number was sealed before with other content",
                 pointer="/id",
+                position=candidate.record.position if self._is_elsewhere(candidate) else None,
                 key_id=candidate.record.key_id,
             )
         )
@@ -179,6 +183,17 @@ class CommitPlan:
             return seen
         place = self._find_sequence(self._boot(candidate), position.sequence)
         return None if place is None else Seen(*place, self._tag_of(*place, candidate))
+
+    def _is_elsewhere(self, candidate: _Candidate) -> bool:
+        """Say whether a repeat has a place in its emitter's sequence that nothing was sealed at yet."""
+        position = candidate.record.position
+        if position is None:
+            return False
+        ordinal = self._ordinal(self._boot(candidate))
+        if ordinal is None:
+            return True
+        taken = position.sequence in self._state.sequence(ordinal)
+        return not taken and self._earlier.holder(ordinal, position.sequence) is None
 
     def _find_sequence(self, boot: Boot, sequence: int) -> tuple[str, int] | None:
         """Return the shard and index of an emitter's event, recognised for ever by its place in the sequence."""
@@ -328,6 +343,31 @@ def policy_record(tenancy: Tenancy, org_ref: bytes) -> ControlRecord:
         "retention_days": tenancy.retention_days,
     }
     return ControlRecord(Kind.POLICY, document, tenancy.organization_id)
+
+
+def _repeat(record: Record, sealed: Sealed) -> Record:
+    """Return the record that fills the place of a repeat in its emitter's sequence, which otherwise were a gap.
+
+    An emitter that starts again and emits an event of an earlier run anew gives it another place.
+    """
+    position = record.position
+    assert position is not None  # noqa: S101 - callers have looked
+    raw = canonical.encode(
+        {
+            "repeats": {"log": sealed.log, "index": sealed.index},
+            "emitter": position.emitter_id,
+            "boot": position.boot,
+            "sequence": position.sequence,
+        }
+    )
+    return quarantine_record(
+        record.tenancy,
+        KeptInput(REPEAT, record.key_id, raw).pack(),
+        reason="an event with this id and content was sealed before, and is not sealed again",
+        pointer="/id",
+        position=position,
+        key_id=record.key_id,
+    )
 
 
 def boot_record(ordinal: int, boot: Boot, record: Record) -> ControlRecord:
