@@ -100,3 +100,54 @@ def test_a_passphrase_is_given_by_reference(monkeypatch) -> None:
     assert "sesame" not in str(caught.value)
     monkeypatch.setenv("KLYRA_LEDGER__KEY_PASSPHRASE", "env:LEDGER_PASSPHRASE")
     assert Settings.load().ledger.key_passphrase == "env:LEDGER_PASSPHRASE"
+
+
+class TestDestinations:
+    """`[[destination]]`."""
+
+    @staticmethod
+    def load(tmp_path, *tables: str) -> Settings:
+        """Return the settings of some destinations."""
+        path = tmp_path / "destinations.toml"
+        path.write_text("\n".join(f"[[destination]]\n{table}" for table in tables))
+        return Settings.load(path)
+
+    def test_what_must_be_said(self, tmp_path) -> None:
+        """A name and an endpoint are enough."""
+        [one] = self.load(tmp_path, 'name = "back"\nendpoint = "grpc://127.0.0.1:4317"').destination
+        assert (one.kind, one.organizations, one.sign, one.start) == ("otlp", (), True, "beginning")
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ('endpoint = "https://user:s3cret@host/"', "must not hold a user, password or query"),
+            ('endpoint = "https://host/?token=s3cret"', "must not hold a user, password or query"),
+            ('endpoint = "http://h/"\nheaders = {authorization = "s3cret"}', "not the value itself"),
+            ('endpoint = "http://h/"\ncertificate_file = "a.pem"', "certificate_file and key_file go together"),
+            ('endpoint = "http://h/"\nbatch_entries = 0', "greater than 0"),
+            ('endpoint = "http://h/"\ncompression = "lz4"', "gzip"),
+            ("", "endpoint"),
+        ],
+    )
+    def test_what_cannot_be(self, tmp_path, line, said) -> None:
+        """Mistakes are named; a secret in the file is refused and not repeated."""
+        with pytest.raises(BadConfiguration, match="destination") as caught:
+            self.load(tmp_path, f'name = "back"\n{line}')
+        assert said in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["", "Back", "../back", "-back", "b" * 64, "a b", "back\\n"])
+    def test_names_that_are_no_file_names(self, tmp_path, name) -> None:
+        """A destination's files are called after it."""
+        with pytest.raises(BadConfiguration, match="name"):
+            self.load(tmp_path, f'name = "{name}"\nendpoint = "http://h/"')
+
+    def test_names_are_unique(self, tmp_path) -> None:
+        """Two destinations never share a cursor."""
+        with pytest.raises(BadConfiguration, match="two destinations have the same name"):
+            self.load(tmp_path, *['name = "back"\nendpoint = "http://h/"'] * 2)
+
+    def test_a_secret_endpoint_is_referred_to(self, tmp_path) -> None:
+        """Where a URL is itself a secret, its place is configured."""
+        [one] = self.load(tmp_path, 'name = "back"\nendpoint = "env:BACK_URL"').destination
+        assert one.endpoint == "env:BACK_URL"
