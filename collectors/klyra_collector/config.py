@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from klyra_audit.errors import Rejected
+from klyra_audit.mapping.table import Additions, BadMapping, EventTypeRule
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.receive.body import MAX_REQUEST_BYTES
 from klyra_collector.receive.budget import MAX_INFLIGHT_BYTES
-from klyra_collector.receive.mapping_table import Additions, BadMapping, EventTypeRule
 from klyra_collector.seal.recent import LEAST_DAYS
 from klyra_collector.seal.sealer import MAX_WAITING_BYTES
 from klyra_collector.secret_reference import is_reference

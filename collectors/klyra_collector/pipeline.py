@@ -27,9 +27,9 @@ from klyra_collector.validate.judge import judge
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from klyra_audit.mapping.table import MappingTable
     from klyra_audit.validation import Validator
     from klyra_collector.receive.audit_record import AuditRecord
-    from klyra_collector.receive.mapping_table import MappingTable
     from klyra_collector.receive.senders import Sender, Senders
     from klyra_collector.receive.wire import WireRecord
     from klyra_collector.stages import Outcome, Record, Seal, Tenancy

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
     from klyra_audit.delivery import State, Transport
     from klyra_audit.event import AuditEvent
+    from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.keys import SigningKey
+    from klyra_audit.format.sections import Marks
     from klyra_audit.prepared import PreparedEvent
     from klyra_audit.receipt import Receipt
     from klyra_audit.spool.reader import Lost
@@ -115,6 +117,9 @@ class AuditEmitter:
         strict: an invalid event raises; otherwise the collector gets it all the same and keeps it in quarantine.
         catalog: event types; the product's own by default.
 
+    Attributes:
+        organization_id: whose events these are.
+
     Raises:
         SpoolUnusable: the spool's folder cannot be used.
         KeyUnusable: the signing key cannot be used.
@@ -135,7 +140,7 @@ class AuditEmitter:
     ) -> None:
         self._catalog = catalog or Catalog.load()
         self._validator = Validator(self._catalog)
-        self._organization_id = organization_id
+        self.organization_id = organization_id
         self._timeout = timeout
         self._strict = strict
         name = emitter_id or default_emitter_id()
@@ -183,6 +188,18 @@ class AuditEmitter:
         spooled = self._outcomes.spooled(event) or self._spool_event(event, wait=wait)
         return self._await(self._outcomes.expect(spooled.record_id), spooled) if wait else spooled
 
+    def emit_document(self, document: JsonObject, marks: Marks | None = None) -> Spooled:
+        """Return when an event document is durable, as an integration has made it.
+
+        Args:
+            document: with the organization of this emitter.
+            marks: what of it belongs to the actor and to the target; None for what the catalog says.
+
+        Raises:
+            InvalidEvent, SpoolFull, SpoolFailed, SpoolUnusable, SpoolClosed: see `emit`.
+        """
+        return self._append(self._prepare(document, marks))
+
     @overload
     async def aemit(self, event: AuditEvent, *, wait: Literal[False] = False) -> Spooled: ...
 
@@ -208,7 +225,7 @@ class AuditEmitter:
         Raises:
             InvalidEvent, SpoolFull, SpoolFailed, SpoolUnusable, SpoolClosed: before the action, or instead of its end.
         """
-        self._prepare(event)
+        self._prepare(event.document(self.organization_id))
         self._spool.check()
         try:
             yield
@@ -261,21 +278,24 @@ class AuditEmitter:
         self.close()
 
     def _spool_event(self, event: AuditEvent, *, wait: bool) -> Spooled:
-        prepared = self._prepare(event)
+        prepared = self._prepare(with_context(event).document(self.organization_id))
         if wait:
             self._outcomes.expect(prepared.record_id)
-        spooled = self._spool.append(prepared)
+        spooled = self._append(prepared)
         self._outcomes.note_spooled(event, spooled)
+        return spooled
+
+    def _append(self, prepared: PreparedEvent) -> Spooled:
+        spooled = self._spool.append(prepared)
         with self._lock:
             self._emitted += 1
         self._delivery.start()
         self._delivery.notify()
         return spooled
 
-    def _prepare(self, event: AuditEvent) -> PreparedEvent:
-        document = with_context(event).document(self._organization_id)
+    def _prepare(self, document: JsonObject, marks: Marks | None = None) -> PreparedEvent:
         try:
-            return prepare(document, self._catalog, self._validator, time.time_ns() // 1000)
+            return prepare(document, self._catalog, self._validator, time.time_ns() // 1000, marks)
         except InvalidEvent:
             if self._strict:
                 raise

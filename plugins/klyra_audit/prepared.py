@@ -15,6 +15,7 @@ from klyra_audit.format.sections import Salts
 if TYPE_CHECKING:
     from klyra_audit.catalog import Catalog
     from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.sections import Marks
     from klyra_audit.validation import Validator
 
 MAX_INVALID_BYTES: Final = 256 * 1024
@@ -42,8 +43,10 @@ class PreparedEvent:
     commit: bytes
 
 
-def prepare(document: JsonObject, catalog: Catalog, validator: Validator, now_us: int) -> PreparedEvent:
-    """Validate, split and salt an event document.
+def prepare(
+    document: JsonObject, catalog: Catalog, validator: Validator, now_us: int, marks: Marks | None = None
+) -> PreparedEvent:
+    """Validate, split and salt an event document; `marks` None takes those of the catalog.
 
     Raises:
         InvalidEvent: with the JSON Pointer and the reason; nothing was sent.
@@ -53,7 +56,7 @@ def prepare(document: JsonObject, catalog: Catalog, validator: Validator, now_us
     except ProfileError as error:
         raise InvalidEvent(error.reason, pointer=error.pointer) from error
     validator.check(document, encoded, now_us=now_us)
-    parts = sections.split(document, catalog.marks(document["event_type"]))
+    parts = sections.split(document, catalog.marks(document["event_type"]) if marks is None else marks)
     salts = Salts.draw()
     commit = sections.commitments(parts, salts).event_commit()
     listed = None if parts == sections.split(document) else _pointer_lists(parts)

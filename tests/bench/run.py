@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.published import published
 from klyra_audit import ids
+from klyra_audit.mapping.table import MappingTable
 from klyra_audit.timestamps import day_of
 from klyra_collector.data_directory import DataDirectory
-from klyra_collector.receive.mapping_table import MappingTable
 from klyra_collector.receive.opening import RequestOpener
 from klyra_collector.receive.senders import Sender
 from klyra_collector.receive.wire import decode_protobuf

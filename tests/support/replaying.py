@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from klyra_audit.catalog import Catalog
+from klyra_audit.mapping.table import Additions, MappingTable
 from klyra_audit.validation import Validator
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.pipeline import Pipeline
 from klyra_collector.receive.forward.tags import TagTypes
-from klyra_collector.receive.mapping_table import Additions, MappingTable
 from klyra_collector.receive.replay import Replays
 from klyra_collector.receive.senders import Senders
 from klyra_collector.seal.reader import LedgerReader

@@ -19,8 +19,8 @@ from klyra_collector.receive.wire import RECORD_ID
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from klyra_audit.mapping.foreign import Foreign
     from klyra_collector.receive.signing_processor import Signature
-    from klyra_collector.receive.wire import Foreign
 
 PREFIX: Final = "audit."
 PASSED, DEFERRED, FAILED = "passed", "deferred", "failed"

@@ -10,8 +10,8 @@ from klyra_audit.errors import InvalidEvent
 from klyra_audit.format import sections
 from klyra_audit.format.errors import ProfileError
 from klyra_audit.format.sections import Salts
+from klyra_audit.mapping.record import Arrival, map_record
 from klyra_collector.receive.audit_record import examine
-from klyra_collector.receive.mapping import Arrival, map_record
 from klyra_collector.receive.own_form import emitter_position, open_own_form
 from klyra_collector.receive.signing_processor import SignatureCheck, place_signature, without_signature
 from klyra_collector.receive.wire import DuplicateAttribute
@@ -20,8 +20,8 @@ from klyra_collector.validate.judge import Candidate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from klyra_audit.mapping.table import MappingTable
     from klyra_collector.receive.audit_record import AuditRecord
-    from klyra_collector.receive.mapping_table import MappingTable
     from klyra_collector.receive.senders import Sender
     from klyra_collector.receive.wire import OwnForm, WireRecord
     from klyra_collector.stages import EmitterPosition

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.mapping.foreign import Foreign
     from klyra_collector.receive.signing_keys import TrustedKey
-    from klyra_collector.receive.wire import Foreign
 
 BAD_SIGNATURE: Final = "bad_signature"
 SIGNATURE_REQUIRED: Final = "signature_required"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
@@ -15,6 +14,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from klyra_audit.errors import InvalidEvent, Rejected
+from klyra_audit.mapping.foreign import NOTHING, Foreign
 from klyra_collector.receive.salvage import NotProtobuf, join_request, split_request
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ RECORD_ID = "audit.record.id"
 OTLP_PROTOBUF = "otlp-protobuf"
 OTLP_JSON = "otlp-json"
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 _OWN_COUNT = 3
 _UNPARSED = "the record, its resource or its scope is nested too deeply or has text that is not UTF-8"
@@ -82,36 +81,6 @@ class OwnForm(NamedTuple):
     salts: bytes
     sequence: int | None
     sections: str | None
-
-
-class Foreign(NamedTuple):
-    """Any other log record, its values as Python's own; what a protocol does not have is left out.
-
-    Attributes:
-        trace_id, span_id: hexadecimal.
-        severity_number, severity_text, flags: 0 and "" when unset.
-        dropped_attributes_count: attributes that were lost before the record came here.
-        scope_name, scope_version, scope_attributes: of the instrumentation scope.
-        tag: Forward's.
-        best_effort: it came over a connection on which it cannot be acknowledged.
-    """
-
-    event_name: str
-    body: Any
-    attributes: dict[str, Any]
-    time_unix_nano: int
-    observed_time_unix_nano: int
-    trace_id: str
-    span_id: str
-    severity_number: int = 0
-    severity_text: str = ""
-    flags: int = 0
-    dropped_attributes_count: int = 0
-    scope_name: str = ""
-    scope_version: str = ""
-    scope_attributes: Mapping[str, Any] = NOTHING
-    tag: str = ""
-    best_effort: bool = False
 
 
 class Scope(NamedTuple):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import orjson
 
+from klyra_audit.mapping.foreign import Foreign
 from klyra_collector.receive.wire import (
     OTLP_JSON,
     OWN_PREFIX,
@@ -24,7 +25,6 @@ from klyra_collector.receive.wire import (
     SECTIONS,
     SEQUENCE,
     DuplicateAttribute,
-    Foreign,
     MalformedRecord,
     MalformedRequest,
     OwnForm,

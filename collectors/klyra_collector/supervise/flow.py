@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from klyra_audit.mapping.table import MappingTable
 from klyra_collector.pipeline import Pipeline
 from klyra_collector.receive.forward.tags import TagTypes
-from klyra_collector.receive.mapping_table import MappingTable
 from klyra_collector.receive.replay import Replays
 from klyra_collector.receive.signing_keys import load_keys
 from klyra_collector.receive.signing_processor import SignatureCheck

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.forward.entry import Entry, decode_entry, plain
 from klyra_audit.forward.message import as_message
-from klyra_collector.receive.wire import RECORD_ID, SALTS, SECTIONS, SEQUENCE, Foreign, OwnForm
+from klyra_audit.mapping.foreign import Foreign
+from klyra_collector.receive.wire import RECORD_ID, SALTS, SECTIONS, SEQUENCE, OwnForm
 
 if TYPE_CHECKING:
     from klyra_audit.forward.message import Message, RawEntry

@@ -9,8 +9,8 @@ import pytest
 import rfc8785
 
 from klyra_audit.errors import InvalidEvent
+from klyra_audit.mapping.foreign import Foreign
 from klyra_collector.receive.audit_record import AuditRecord, examine, with_chain_warnings
-from klyra_collector.receive.wire import Foreign
 
 MANDATORY = {
     "audit.record.id": "6f1d5f8e-30a4-4d84-9b7e-1a8f0c6b2d11",

@@ -21,12 +21,12 @@ from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.forward.message import decode_message
+from klyra_audit.mapping.table import Additions
 from klyra_audit.validation import Validator
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.quarantine import KeptInput, quarantine_reference
 from klyra_collector.receive.forward.record import records_of
 from klyra_collector.receive.forward.tags import TagTypes
-from klyra_collector.receive.mapping_table import Additions
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.replay import wire_record
 from klyra_collector.receive.senders import Sender

@@ -15,7 +15,8 @@ from klyra_audit import ids, timestamps
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.event import SCHEMA
 from klyra_audit.format.canonical import MAX_INTEGER
-from klyra_collector.receive.mapping_table import (
+from klyra_audit.mapping.foreign import NOTHING, Foreign
+from klyra_audit.mapping.table import (
     ATTRIBUTES,
     BODY,
     COLLECTORS_MEMBERS,
@@ -25,14 +26,13 @@ from klyra_collector.receive.mapping_table import (
     RECORD,
     RESOURCE,
 )
-from klyra_collector.receive.wire import NOTHING, Foreign
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.sections import Marks
-    from klyra_collector.receive.mapping_table import MappingTable, Name, Target
+    from klyra_audit.mapping.table import MappingTable, Name, Target
 
 CATALOG = "the catalog"
 THE_KEY = "the key"

@@ -7,8 +7,8 @@ import pytest
 from klyra_audit import ids
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.format import canonical
-from klyra_collector.receive.mapping import Arrival, map_record, to_profile
-from klyra_collector.receive.mapping_table import MappingTable
+from klyra_audit.mapping.record import Arrival, map_record, to_profile
+from klyra_audit.mapping.table import MappingTable
 from klyra_collector.receive.wire import DuplicateAttribute, MalformedRequest, decode_protobuf
 from klyra_collector.receive.wire_json import decode_json
 from support import otlp
