@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from typing import TYPE_CHECKING
 
 from klyra_audit.batch import SignedCommits
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _SEED_BYTES = 32
 _OTHERS = 0o077
+_MAKE_ONE = "Make one with `klyra-audit emitter new-key`."
 
 
 class KeyUnusable(Paused):
@@ -69,6 +72,26 @@ class NoteSigner:
             raise KeyUnusable(f"The batch cannot be signed: {error}.", remedy="Mend the signer.") from error
 
 
+def new_key(path: Path, emitter_id: str) -> SigningKey:
+    """Draw a key and keep it in a new file of mode 0600; return it.
+
+    Raises:
+        KeyUnusable: the file is there already, or cannot be written.
+    """
+    seed = secrets.token_bytes(_SEED_BYTES)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(seed)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise KeyUnusable(
+            f"The key {path} cannot be made: {error}.", remedy="Name a file that is not there."
+        ) from error
+    return SigningKey.from_seed(emitter_id, seed)
+
+
 def load_key(path: Path, emitter_id: str) -> SigningKey:
     """Return the key in a file of 32 raw bytes, as `klyra-audit emitter new-key` writes it.
 
@@ -82,5 +105,5 @@ def load_key(path: Path, emitter_id: str) -> SigningKey:
     if mode & _OTHERS:
         raise KeyUnusable(f"The key {path} can be used by others.", remedy=f"chmod 600 {path}")
     if len(seed) != _SEED_BYTES:
-        raise KeyUnusable(f"{path} holds no key: it is {len(seed)} bytes long, not {_SEED_BYTES}.", remedy="")
+        raise KeyUnusable(f"{path} holds no key: it is {len(seed)} bytes long, not {_SEED_BYTES}.", remedy=_MAKE_ONE)
     return SigningKey.from_seed(emitter_id, seed)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from klyra_audit.errors import Rejected
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
+from klyra_audit.signing import KeyUnusable, new_key
 from klyra_collector.cli.administration import (
+    COULD_NOT,
     DEFAULT_DATA,
     DataOption,
     JsonOption,
@@ -24,8 +27,6 @@ from klyra_collector.cli.administration import (
 from klyra_collector.registry.emitters import LAST_SEQUENCE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from klyra_collector.registry import Registry
     from klyra_collector.registry.emitters import EmitterKey
 
@@ -64,6 +65,25 @@ def add(
         key, command_id = registry.add_emitter_key(emitter_id, vkey, organization_id, by=operator())
     answer(key.vkey)
     _seal(data, command_id, f"{emitter_id} may sign with it.")
+
+
+@app.command("new-key")
+def draw_key(
+    emitter_id: EmitterArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to keep it; must not be there yet.")],
+) -> None:
+    """Draw a signing key for an emitter, on the emitter's machine; print the public key to register.
+
+    The emitter takes it as signing_key=Path(FILE). Let it sign first, then register the key with `emitter add`: from
+    then on nothing is taken under its name that the key does not vouch for.
+
+    Example: klyra-audit emitter new-key billing /etc/billing/audit.key
+    """
+    try:
+        answer(new_key(file, emitter_id).vkey)
+    except KeyUnusable as error:
+        say(f"Error: {error}")
+        raise typer.Exit(COULD_NOT) from error
 
 
 @app.command("list")
