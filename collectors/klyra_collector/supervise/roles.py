@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import secrets
 import signal
 import threading
@@ -54,6 +55,7 @@ ROLES: tuple[Role, ...] = ("collector", "follower", "api")
 
 _CURSOR_KEY_BYTES = 32
 _PROGRESS_LEAVES = 1_000_000
+_OPEN_FILES = 65536
 
 _log = structlog.get_logger(__name__)
 
@@ -90,6 +92,7 @@ def ledger_options(settings: Settings, catalog: Catalog, *, confirm_clock: bool 
 
 def run_collector(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Receive, validate, seal."""
+    _allow_open_files()
     catalog = Catalog.load(settings.catalog)
     clock = SystemClock()
     disk = Disk()
@@ -301,6 +304,13 @@ def _cursor_key(settings: Settings) -> bytes:
         with contextlib.closing(disk):
             disk.replace(path, secrets.token_bytes(_CURSOR_KEY_BYTES), mode=0o600)
     return path.read_bytes()
+
+
+def _allow_open_files() -> None:
+    """Let connections be as many as the system allows, up to a bound: the ledger must always get its own files."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _log_opening(ledger: Ledger) -> None:
