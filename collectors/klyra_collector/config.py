@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from klyra_audit.errors import Rejected
 from klyra_collector.data_directory import DataDirectory
-from klyra_collector.destination_settings import DestinationSettings
+from klyra_collector.destination_settings import DestinationSettings  # noqa: TC001 - pydantic reads it
 from klyra_collector.receive.body import MAX_REQUEST_BYTES
 from klyra_collector.receive.budget import MAX_INFLIGHT_BYTES
 from klyra_collector.receive.mapping_table import Additions, BadMapping, EventTypeRule

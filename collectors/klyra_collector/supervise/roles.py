@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from klyra_collector.config import Settings
+    from klyra_collector.fanout.assembly import Surroundings
     from klyra_collector.query.services import PublicLog
 
 Role = Literal["collector", "follower", "api"]
@@ -224,10 +225,22 @@ def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None])
     with (
         contextlib.closing(SqliteStore.open(settings.store_path)) as store,
         contextlib.closing(reader),
-        fanning_out(settings, Catalog.load(settings.catalog), SystemClock().wall_us),
+        fanning_out(settings.destination, _surroundings(settings)),
     ):
         on_ready({})
         Follower(reader, store).run(stop)
+
+
+def _surroundings(settings: Settings) -> Surroundings:
+    from klyra_collector.fanout.assembly import Surroundings  # noqa: PLC0415 - a role loads what it needs
+
+    return Surroundings(
+        data=settings.data_directory,
+        registry_url=settings.registry_url,
+        passphrase=settings.ledger.key_passphrase,
+        catalog=Catalog.load(settings.catalog),
+        wall_us=SystemClock().wall_us,
+    )
 
 
 def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
