@@ -9,7 +9,6 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -17,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from klyra_audit.errors import Rejected
 from klyra_audit.mapping.table import Additions, BadMapping, EventTypeRule
 from klyra_collector.data_directory import DataDirectory
+from klyra_collector.destination_settings import DestinationSettings  # noqa: TC001 - pydantic reads it
 from klyra_collector.receive.body import MAX_REQUEST_BYTES
 from klyra_collector.receive.budget import MAX_INFLIGHT_BYTES
 from klyra_collector.seal.recent import LEAST_DAYS
@@ -155,6 +155,7 @@ class OtlpGrpcSettings(SocketListener):
 
     Attributes:
         tls: certificates; None for plain text.
+        max_connections: open at once.
         max_concurrent_streams: requests under way on one connection; a client waits with more.
         body_seconds: for a request's message.
         keepalive_seconds: after which a silent connection is asked whether anybody is there.
@@ -163,6 +164,7 @@ class OtlpGrpcSettings(SocketListener):
 
     listen: str = "127.0.0.1:4317"
     tls: GrpcTlsSettings | None = None
+    max_connections: int = Field(2000, gt=0)
     max_concurrent_streams: int = Field(100, gt=0)
     body_seconds: float = Field(60, gt=0)
     keepalive_seconds: float = Field(60, ge=10)
@@ -401,65 +403,6 @@ class MappingSettings(_Section):
             values=self.values,
             personal=self.personal,
         )
-
-
-class DestinationSettings(_Section):
-    """Where sealed entries are copied to: one `[[destination]]` each (docs/pipeline.md).
-
-    Attributes:
-        name: of its cursor, metrics and messages.
-        kind: which module speaks to it.
-        endpoint: URL, or a reference to one that is itself a secret.
-        headers: sent with each request; references only.
-        organizations: whose entries; empty for every organization whose plan includes destinations.
-        start: where a new destination begins: with the oldest entry that is kept, or behind the newest.
-        sign: give each record a signature of the collector's destination key.
-        compression: of requests.
-        batch_entries, batch_bytes: of one request at most; None for what suits the kind.
-        linger_seconds: how long a batch that is not full waits for more.
-        timeout_seconds: for one request.
-        paused_seconds: between attempts while the destination refuses our credentials or does not know the address.
-        ca_file: authorities to trust, PEM; None for the system's.
-        certificate_file, key_file: our own certificate and key, PEM; both or neither.
-    """
-
-    name: str = Field(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\z")
-    kind: str = "otlp"
-    endpoint: str
-    headers: dict[str, str] = Field(default_factory=dict)
-    organizations: tuple[str, ...] = ()
-    start: Literal["beginning", "end"] = "beginning"
-    sign: bool = True
-    compression: Literal["gzip", "none"] = "gzip"
-    batch_entries: int | None = Field(None, gt=0)
-    batch_bytes: int | None = Field(None, gt=0)
-    linger_seconds: float = Field(1.0, ge=0)
-    timeout_seconds: float = Field(10.0, gt=0)
-    paused_seconds: float = Field(300.0, gt=0)
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
-
-    @field_validator("endpoint")
-    @classmethod
-    def _holds_no_secret(cls, value: str) -> str:
-        address = urlsplit(value)
-        if not is_reference(value) and (address.username or address.password or address.query):
-            raise ValueError("must not hold a user, password or query; refer to such a URL with env:NAME or file:PATH")
-        return value
-
-    @field_validator("headers")
-    @classmethod
-    def _refer(cls, value: dict[str, str]) -> dict[str, str]:
-        if not all(is_reference(reference) for reference in value.values()):
-            raise ValueError("must be env:NAME or file:PATH each, not the value itself")
-        return value
-
-    @model_validator(mode="after")
-    def _has_both_or_neither(self) -> Self:
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise ValueError("certificate_file and key_file go together")
-        return self
 
 
 class Settings(BaseSettings):

@@ -46,6 +46,9 @@ class CollectorMetrics:
         )
         self._sources: set[str] = set()
         self._duplicated = self._counter("klyra_events_duplicated", "Records recognised as repeats")
+        self._dropped = self._counter(
+            "klyra_attributes_lost_upstream", "Attributes that records say they lost before they came here"
+        )
         self._refused = Counter(
             "klyra_requests_refused", "Requests not acknowledged", ["code"], registry=self._prometheus
         )
@@ -92,6 +95,9 @@ class CollectorMetrics:
         for sent, outcome in zip(accepted.records, accepted.outcomes, strict=True):
             if outcome.status is Status.QUARANTINED:
                 self._quarantined_from(sent.key_id or _NO_KEY)
+        if accepted.dropped_attributes:
+            self._dropped.inc(accepted.dropped_attributes)
+            _log.warning("attributes_lost_upstream", attributes=accepted.dropped_attributes)
         for refusal in accepted.refusals:
             _log.warning("quarantined", pointer=refusal.pointer, reason=refusal.reason, code=refusal.code)
         self._count_bad_signatures(accepted.refusals)

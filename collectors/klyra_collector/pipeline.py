@@ -76,12 +76,14 @@ class Accepted:
 
     Attributes:
         examined: of a strict batch, what is to be answered about the records that are not in our own form, by position.
+        dropped_attributes: that the records lost before they came here, by their own account.
     """
 
     records: tuple[Record, ...]
     outcomes: tuple[Outcome, ...]
     refusals: tuple[Refusal, ...]
     examined: Mapping[int, AuditRecord] = field(default_factory=dict)
+    dropped_attributes: int = 0
 
 
 class Pipeline:
@@ -138,7 +140,13 @@ class Pipeline:
             outcomes = await self._seal.seal(submission) if records else ()
         except Conflict as error:
             raise BatchRefused([_conflict(position, wire[position]) for position in error.positions]) from error
-        return Accepted(submission.records, tuple(outcomes), tuple(refusals), with_chain_warnings(opener.examined))
+        return Accepted(
+            submission.records,
+            tuple(outcomes),
+            tuple(refusals),
+            with_chain_warnings(opener.examined),
+            opener.dropped_attributes,
+        )
 
     async def reopen(
         self, item: WireRecord, raw: bytes, sender: Sender, received_us: int, *, replayed_from: str

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -82,6 +84,14 @@ def await_entry(served, record_id: str) -> dict:
                 return entry
         time.sleep(0.1)
     raise AssertionError(f"{record_id} does not appear")
+
+
+def test_run_json_says_where_everything_answers(served) -> None:
+    """Each address can be connected to."""
+    running = json.loads((Path(served[0]) / "run.json").read_text())
+    for name in ("api", "otlp_http", "otlp_grpc"):
+        host, port = running[name].removeprefix("http://").split(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def test_an_emitted_event_is_found(served) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import socket
 import time
 
 import grpc
@@ -60,6 +62,27 @@ def refusal(running, body, **options):
     trailing = dict(caught.value.trailing_metadata())
     details = trailing.get("grpc-status-details-bin", b"")
     return caught.value.code(), RpcStatus.FromString(details), trailing
+
+
+def wait_until(condition) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Say whether the other side has ended a connection; what it sent until now is skipped."""
+    client.settimeout(0)
+    try:
+        while client.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def own(*events) -> bytes:
@@ -190,6 +213,30 @@ class TestBackpressure:
             call(started, own(otlp.prepared("org_other")), key=started.keys["org_other"])
         finally:
             assert started.terminate() == 0
+
+    def test_silent_connections_leave_those_that_stand_alone(self, tmp_path) -> None:
+        """A connection beyond the bound is closed; one that stands goes on, and there is room when others leave."""
+        started = collector.start(tmp_path, collector.make_keys(tmp_path), OTLP__GRPC__MAX_CONNECTIONS="5")
+        address = started.addresses["otlp_grpc"]
+        host_port = (address.partition(":")[0], int(address.partition(":")[2]))
+        metadata = [("authorization", f"Bearer {started.keys[ACME]}")]
+        with grpc.insecure_channel(address) as channel:
+            export = channel.unary_unary(EXPORT)
+            export(own(otlp.prepared()), metadata=metadata, timeout=10)
+            silent = [socket.create_connection(host_port, timeout=20) for _ in range(20)]
+            wait_until(lambda: sum(map(is_closed, silent)) == 16)
+            export(own(otlp.prepared()), metadata=metadata, timeout=10)
+            for client in silent:
+                client.close()
+
+        def has_room() -> bool:
+            with contextlib.suppress(grpc.RpcError):
+                call(started, own(otlp.prepared()))
+                return True
+            return False
+
+        wait_until(has_room)
+        assert started.terminate() == 0
 
     def test_stopping_answers_what_is_under_way(self, tmp_path) -> None:
         """Calls that were begun are sealed and answered; the process ends cleanly."""

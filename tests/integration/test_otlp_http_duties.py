@@ -218,6 +218,15 @@ class TestNoPoison:
         found = sections.join(sealed.body.sections)["metadata"]["attributes"]
         assert (found["nan"], found["infinite"], found["large"]) == ("NaN", "-Infinity", str(2**63 - 1))
 
+    def test_attributes_lost_on_the_way_are_counted(self, running, since) -> None:
+        """A record that says so is sealed with the number, and a metric alarms."""
+        record = {"eventName": "user.removed", "attributes": self.attributes(), "droppedAttributesCount": 3}
+        body = json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]}).encode()
+        assert running.post(LOGS, body, Content_Type=JSON).status_code == 200
+        [sealed] = since()
+        assert sections.join(sealed.body.sections)["metadata"]["dropped_attributes_count"] == 3
+        assert "klyra_attributes_lost_upstream_total 3.0" in httpx.get(f"{running.url}/metrics").text
+
     def attributes(self) -> list:
         """Return the attributes of a good record with an id of its own."""
         values = MAPPED["attributes"] | {"audit.record.id": str(ids.new_uuid7())}

@@ -15,6 +15,7 @@ from klyra_audit.catalog import Catalog
 from klyra_audit.event import Actor
 from klyra_collector.query.app import create_app
 from klyra_collector.query.metrics import Followers
+from klyra_collector.query.quarantine import Quarantine
 from klyra_collector.registry import Registry
 from klyra_collector.registry.errors import RegistryUnavailable
 from klyra_collector.registry.policies import Policies
@@ -132,6 +133,7 @@ def running_api(
         cursor_key=bytes(32),
         followers=Followers(LagMeter(ledger, store, clock).measure),
         public_log=public_log,
+        quarantine=Quarantine(store, lambda origin, index, _: ledger.kept.get((origin, index)), patience_seconds=0.3),
     )
     try:
         with serving(app) as url:

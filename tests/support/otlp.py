@@ -15,10 +15,12 @@ from klyra_audit.format import canonical, sections
 from klyra_audit.otlp import EmitterIdentity
 from klyra_audit.prepared import PreparedEvent, prepare
 from klyra_audit.validation import Validator
+from klyra_collector.receive.mapping_table import MappingTable
 from support.records import document
 
 CATALOG = Catalog.load()
 VALIDATOR = Validator(CATALOG)
+TABLE = MappingTable(CATALOG)
 BOOT = "0192f3c1-7c3e-7d1a-9a55-2f6c1d9e8b10"
 NOW_US = 4_000_000_000_000_000
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import ssl
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -124,13 +125,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def listening(port: int = 0, sink: Sink | None = None) -> Iterator[Sink]:
-    """Run a sink over HTTP until the block ends."""
+def listening(port: int = 0, sink: Sink | None = None, tls: ssl.SSLContext | None = None) -> Iterator[Sink]:
+    """Run a sink over HTTP, or HTTPS, until the block ends."""
     sink = sink or Sink()
     handler = type("Handler", (_Handler,), {"sink": sink})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
-    sink.url = f"http://127.0.0.1:{server.server_port}/v1/logs"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    sink.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}/v1/logs"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

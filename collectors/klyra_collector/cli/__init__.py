@@ -28,6 +28,7 @@ _COMMANDS = {
     "emitter": _Command("emitters", "Add, list and revoke the signing keys of emitters."),
     "emit": _Command("emit", "Have events sealed from the command line."),
     "query": _Command("query", "Search entries through the API."),
+    "quarantine": _Command("quarantine", "List, show and replay inputs that were no valid events."),
     "export": _Command("export", "Export entries through the API to a file."),
     "proof": _Command("proof", "Print what proves one entry."),
     "verify": _Command("verify", "Verify a ledger and say exactly what is wrong."),

@@ -37,7 +37,7 @@ from klyra_siem.outcome import Action
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from klyra_collector.config import DestinationSettings
+    from klyra_collector.destination_settings import DestinationSettings
     from klyra_collector.destination_status import DestinationStatus
     from klyra_siem.outcome import Outcome
 
@@ -95,7 +95,8 @@ def try_destination(
     with _explained(), contextlib.closing(Disk()) as disk:
         settings = Settings.load(config, data=data)
         one = _configured(settings, name)
-        with contextlib.closing(build_destination(one, signing_key(settings, disk))) as destination:
+        key = signing_key((one,), settings.data_directory, settings.ledger.key_passphrase, disk)
+        with contextlib.closing(build_destination(one, key)) as destination:
             outcome = destination.probe()
     answer(_verdict(one, outcome))
     if outcome.action is Action.RETRY:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
+from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError
 from klyra_collector.cli.administration import FOUND_WRONG, answer, say
 from klyra_collector.config import Settings
+from klyra_collector.receive.mapping_table import MappingTable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check and show the configuration.")
 ConfigOption = Annotated[
@@ -21,7 +25,9 @@ ConfigOption = Annotated[
 @app.command()
 def check(config: ConfigOption = None) -> None:
     """Say whether file and environment can be used; exit 1 and name the setting if not."""
-    _load(config)
+    settings = _load(config)
+    with _found_wrong():
+        MappingTable(Catalog.load(settings.catalog), settings.mapping.additions())
     say("The configuration can be used.")
 
 
@@ -32,8 +38,14 @@ def show(config: ConfigOption = None) -> None:
 
 
 def _load(config: Path | None) -> Settings:
-    try:
+    with _found_wrong():
         return Settings.load(config)
+
+
+@contextmanager
+def _found_wrong() -> Iterator[None]:
+    try:
+        yield
     except KlyraError as error:
         say(f"Error: {error}")
         raise typer.Exit(FOUND_WRONG) from error

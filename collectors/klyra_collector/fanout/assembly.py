@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -30,12 +31,12 @@ from klyra_collector.secret_reference import is_reference, read_secret
 from klyra_siem.destination import DestinationOptions, Limits, TlsOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from klyra_audit.audit_integrity import RecordKey
     from klyra_audit.catalog import Catalog
-    from klyra_collector.config import DestinationSettings, Settings
     from klyra_collector.data_directory import DataDirectory
+    from klyra_collector.destination_settings import DestinationSettings
     from klyra_siem.destination import Destination
 
 STOP_SECONDS: Final = 5.0
@@ -43,8 +44,27 @@ STOP_SECONDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What destinations are run in.
+
+    Attributes:
+        data: the data directory.
+        registry_url: of the registry.
+        passphrase: reference to what key files are encrypted under; None if they are not.
+        catalog: of event types.
+        wall_us: present time, microseconds since 1970.
+    """
+
+    data: DataDirectory
+    registry_url: str
+    passphrase: str | None
+    catalog: Catalog
+    wall_us: Callable[[], int]
+
+
 @contextlib.contextmanager
-def fanning_out(settings: Settings, catalog: Catalog, wall_us: Callable[[], int]) -> Iterator[None]:
+def fanning_out(configured: Sequence[DestinationSettings], around: Surroundings) -> Iterator[None]:
     """Deliver to every configured destination while inside; without any do nothing.
 
     A thread that is still waiting for an answer at the end goes with its process: its batch is sent again next time.
@@ -52,23 +72,17 @@ def fanning_out(settings: Settings, catalog: Catalog, wall_us: Callable[[], int]
     Raises:
         NotEntitled, BadDestination, MissingExtra, SecretUnavailable, KeyLocked: before anything is begun.
     """
-    if not settings.destination:
+    if not configured:
         yield
         return
     stop = threading.Event()
     with contextlib.ExitStack() as opened:
-        registry = opened.enter_context(contextlib.closing(Registry.open(settings.registry_url, catalog)))
+        registry = opened.enter_context(contextlib.closing(Registry.open(around.registry_url, around.catalog)))
         disk = opened.enter_context(contextlib.closing(Disk()))
-        key = signing_key(settings, disk)
-        settings.data_directory.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
-        deliveries = [_delivery(one, settings, registry, disk, key, wall_us) for one in settings.destination]
-        threads = [
-            threading.Thread(target=delivery.run, args=(stop,), name=f"destination {one.name}", daemon=True)
-            for one, delivery in zip(settings.destination, deliveries, strict=True)
-        ]
-        for one, thread in zip(settings.destination, threads, strict=True):
-            _log.info("destination_started", destination=one.name, kind=one.kind, endpoint=one.endpoint)
-            thread.start()
+        key = signing_key(configured, around.data, around.passphrase, disk)
+        around.data.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deliveries = [_delivery(one, around, registry, disk, key) for one in configured]
+        threads = [_started(one, delivery, stop) for one, delivery in zip(configured, deliveries, strict=True)]
         try:
             yield
         finally:
@@ -77,11 +91,13 @@ def fanning_out(settings: Settings, catalog: Catalog, wall_us: Callable[[], int]
                 thread.join(STOP_SECONDS)
 
 
-def signing_key(settings: Settings, disk: Disk) -> RecordKey | None:
+def signing_key(
+    configured: Sequence[DestinationSettings], data: DataDirectory, passphrase: str | None, disk: Disk
+) -> RecordKey | None:
     """Return the key of delivered records, made on first use; None if no destination wants signatures."""
-    if not any(one.sign for one in settings.destination):
+    if not any(one.sign for one in configured):
         return None
-    return destination_key(open_key_files(settings.data_directory, disk, settings.ledger.key_passphrase))
+    return destination_key(open_key_files(data, disk, passphrase))
 
 
 def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destination:
@@ -102,15 +118,17 @@ def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destin
     return make_destination(one.kind, options)
 
 
+def _started(one: DestinationSettings, delivery: Delivery, stop: threading.Event) -> threading.Thread:
+    thread = threading.Thread(target=delivery.run, args=(stop,), name=f"destination {one.name}", daemon=True)
+    _log.info("destination_started", destination=one.name, kind=one.kind, endpoint=one.endpoint)
+    thread.start()
+    return thread
+
+
 def _delivery(
-    one: DestinationSettings,
-    settings: Settings,
-    registry: Registry,
-    disk: Disk,
-    key: RecordKey | None,
-    wall_us: Callable[[], int],
+    one: DestinationSettings, around: Surroundings, registry: Registry, disk: Disk, key: RecordKey | None
 ) -> Delivery:
-    data = settings.data_directory
+    data, wall_us = around.data, around.wall_us
     entitlement = Entitlement(registry, Policies.load(), wanted=one.organizations, org_salt=lambda: _org_salt(data))
     entitlement.check(one.name)
     destination = build_destination(one, key)

@@ -100,8 +100,8 @@ class Delivery:
             self._report.publish_before(wait)
             if wait > 0:
                 stop.wait(wait)
+        self._destination.close()
         self._report.change(State.STOPPED)
-        self._report.publish()
 
     def step(self) -> float:
         """Do the next thing; return the seconds to wait before the one after it, 0 for none.

@@ -5,7 +5,7 @@ Control records and quarantined input are never delivered: the first belong to t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from klyra_audit.errors import Halted
@@ -42,7 +42,8 @@ class _Rules(NamedTuple):
     today: int
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Found:
     """One record of the ledger.
 
     Attributes:

@@ -12,8 +12,19 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.query import account, entries, exports, log, operation, problems, proofs, sessions
+from klyra_collector.query import (
+    account,
+    entries,
+    exports,
+    log,
+    operation,
+    problems,
+    proofs,
+    quarantine_replay,
+    sessions,
+)
 from klyra_collector.query import packets as packet_routes
+from klyra_collector.query import quarantine as quarantine_routes
 from klyra_collector.query.cursor import CursorCodec
 from klyra_collector.query.dashboard import routes_of
 from klyra_collector.query.headers import PrivateAnswers
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from klyra_audit.catalog import Catalog
+    from klyra_collector.query.quarantine import Quarantine
     from klyra_collector.query.services import PublicLog
     from klyra_collector.registry import Registry
     from klyra_collector.registry.policies import Policies
@@ -34,11 +46,15 @@ if TYPE_CHECKING:
 
 _THREADS = 16
 _CLOSING_SECONDS = 30.0
+_STAGES = (
+    *(entries, proofs, exports, packet_routes, quarantine_routes, quarantine_replay),
+    *(sessions, account, log, operation),
+)
 
 _log = structlog.get_logger(__name__)
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - each is an object that main has built
     *,
     registry: Registry,
     store: Store,
@@ -49,6 +65,7 @@ def create_app(
     cursor_key: bytes,
     followers: Followers | None = None,
     public_log: PublicLog | None = None,
+    quarantine: Quarantine | None = None,
 ) -> FastAPI:
     """Return the application; nothing runs before the server starts it.
 
@@ -62,6 +79,7 @@ def create_app(
         cursor_key: secret that signs page cursors; all servers of one registry share it.
         followers: how far each is behind, for the metrics; None shows nothing of them.
         public_log: the ledger beside the API, which it publishes and proves entries from; None does neither.
+        quarantine: what quarantined input is read from; None lists none.
     """
     services = Services(
         registry=registry,
@@ -73,7 +91,10 @@ def create_app(
         clock=clock,
         threads=CapacityLimiter(_THREADS),
         log=public_log,
+        quarantine=quarantine,
     )
+    if quarantine is not None:
+        services.metrics.watch_quarantine(lambda: quarantine.store.quarantine_backlog(services.today()), clock)
     if followers is not None:
         services.metrics.watch(followers)
     app = FastAPI(
@@ -85,7 +106,7 @@ def create_app(
         lifespan=_lifespan(services),
         responses={"default": {"model": ProblemDocument, "description": "A refusal (RFC 9457)."}},
     )
-    for stage in (entries, proofs, exports, packet_routes, sessions, account, log, operation):
+    for stage in _STAGES:
         app.include_router(stage.router(services))
     if dashboard is not None:
         app.router.routes.extend(routes_of(dashboard))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from klyra_audit.timestamps import MICROSECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from klyra_collector.destination_status import DestinationStatus
     from klyra_collector.store.lag import Lag
+    from klyra_collector.store.quarantined import QuarantineBacklog
 
 
 _STORE = "store"
@@ -49,6 +52,7 @@ class QueryMetrics:
 
     def __init__(self) -> None:
         self._prometheus = CollectorRegistry()
+        self._shown_on_demand: list[Callable[[], None]] = []
         self._requests = Counter(
             "klyra_http_requests", "Requests answered", ["route", "method", "status"], registry=self._prometheus
         )
@@ -101,8 +105,30 @@ class QueryMetrics:
         """Show how far every follower is behind, measured whenever the metrics are asked for."""
         self._followers = followers
 
+    def watch_quarantine(self, measure: Callable[[], QuarantineBacklog], clock: Callable[[], int]) -> None:
+        """Show what waits in quarantine, measured whenever the metrics are asked for.
+
+        Args:
+            measure: asks the store.
+            clock: present time, microseconds since 1970.
+        """
+        waiting = Gauge("klyra_quarantine_waiting", "Inputs kept and not replayed", registry=self._prometheus)
+        oldest = Gauge(
+            "klyra_quarantine_oldest_waiting_seconds", "Age of the oldest of them, 0 without", registry=self._prometheus
+        )
+
+        def show() -> None:
+            backlog = measure()
+            waiting.set(backlog.waiting)
+            age = 0 if backlog.oldest_us is None else clock() - backlog.oldest_us
+            oldest.set(max(age, 0) / MICROSECONDS)
+
+        self._shown_on_demand.append(show)
+
     def render(self) -> tuple[bytes, str]:
         """Return the metrics and their content type. May block."""
+        for show in self._shown_on_demand:
+            show()
         if self._followers is not None:
             lag = self._followers.store()
             self._lag_entries.labels(_STORE).set(lag.entries)

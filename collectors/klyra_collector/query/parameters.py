@@ -104,13 +104,16 @@ def _number(value: object) -> object:
 
 
 _LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_VALUES}
-_Time = Annotated[Moment, BeforeValidator(parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+Time = Annotated[Moment, BeforeValidator(parse_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
 _Addresses = Annotated[AddressRange, BeforeValidator(parse_addresses), WithJsonSchema({"type": "string"})]
-_Ids = Annotated[list[str], BeforeValidator(_texts), AfterValidator(_distinct), WithJsonSchema(_LIST_SCHEMA)]
+Ids = Annotated[list[str], BeforeValidator(_texts), AfterValidator(_distinct), WithJsonSchema(_LIST_SCHEMA)]
 _Words = Annotated[list[str], BeforeValidator(_words), AfterValidator(_distinct), WithJsonSchema(_LIST_SCHEMA)]
 
 
-def _choice(*words: str) -> Any:  # noqa: ANN401 - a type
+Number = Annotated[int, BeforeValidator(_number)]
+
+
+def Choices(*words: str) -> Any:  # noqa: ANN401, N802 - a type
     """Return the type of a list of some of the given words."""
 
     def known(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,17 +133,17 @@ class FilterParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    start_time: _Time | None = Field(None, description="Earliest timestamp, included.")
-    end_time: _Time | None = Field(
+    start_time: Time | None = Field(None, description="Earliest timestamp, included.")
+    end_time: Time | None = Field(
         None, description="Latest timestamp, included at its written precision: a second covers all of it."
     )
     event_types: _Words | None = Field(None, description="Names of the catalog.")
-    actor_ids: _Ids | None = Field(None, description="Ids of users, API keys or system components.")
-    actor_types: _choice("user", "api_key", "system") | None = Field(None, description="Kinds of actor.")  # type: ignore[valid-type] # made by a function
-    resource_ids: _Ids | None = Field(None, description="Ids of what was acted upon.")
+    actor_ids: Ids | None = Field(None, description="Ids of users, API keys or system components.")
+    actor_types: Choices("user", "api_key", "system") | None = Field(None, description="Kinds of actor.")  # type: ignore[valid-type] # made by a function
+    resource_ids: Ids | None = Field(None, description="Ids of what was acted upon.")
     resource_types: _Words | None = Field(None, description="Kinds of resource.")
-    actions: _choice("create", "read", "update", "delete") | None = Field(None, description="Actions.")  # type: ignore[valid-type] # the same
-    status: _choice("success", "failure") | None = Field(None, description="Outcomes.")  # type: ignore[valid-type] # the same
+    actions: Choices("create", "read", "update", "delete") | None = Field(None, description="Actions.")  # type: ignore[valid-type] # the same
+    status: Choices("success", "failure") | None = Field(None, description="Outcomes.")  # type: ignore[valid-type] # the same
     client_ip: _Addresses | None = Field(None, description="IPv4 or IPv6 address, or a CIDR block.")
     order: Literal["asc", "desc"] = Field("desc", description="By timestamp: oldest or newest first.")
     organization_id: str | None = Field(None, description="Whose entries; for keys of the operator alone.")
@@ -149,11 +152,9 @@ class FilterParameters(BaseModel):
 class SearchParameters(FilterParameters):
     """A page of entries."""
 
-    limit: Annotated[int, BeforeValidator(_number)] = Field(
-        DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Entries on a page."
-    )
+    limit: Number = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Entries on a page.")
     cursor: str | None = Field(None, description="`next_cursor` of the page before; the filters stay the same.")
-    include: _choice("integrity") | None = Field(None, description="Further members of each entry.")  # type: ignore[valid-type] # made by a function
+    include: Choices("integrity") | None = Field(None, description="Further members of each entry.")  # type: ignore[valid-type] # made by a function
 
 
 class ExportParameters(FilterParameters):
@@ -171,7 +172,7 @@ class EntryParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    include: _choice("integrity") | None = Field(None, description="Further members of the entry.")  # type: ignore[valid-type] # made by a function
+    include: Choices("integrity") | None = Field(None, description="Further members of the entry.")  # type: ignore[valid-type] # made by a function
     organization_id: str | None = Field(None, description="Whose entry; for keys of the operator alone.")
 
 

@@ -22,7 +22,10 @@ _MAX_PARAMETERS = 2000
 _MAX_USER_AGENT = 512  # it becomes metadata of the entry that records the call
 _JSON_TYPES = frozenset({"application/json", ""})
 _LISTS = frozenset(
-    {"event_types", "actor_ids", "actor_types", "resource_ids", "resource_types", "actions", "status", "include"}
+    {
+        *("event_types", "actor_ids", "actor_types", "resource_ids", "resource_types", "actions", "status", "include"),
+        *("sources", "encodings", "ids"),
+    }
 )
 _REMEDIES = {
     "start_time": "Write it like 2026-01-31T12:00:00Z, with Z or an offset and up to 9 fractional digits.",

@@ -67,7 +67,7 @@ def exported_event(call: Call, caller: Caller, about: Subject, metadata: Mapping
         actor=caller.actor,
         resource=Resource("audit_log", about.organization_id),
         action="read",
-        metadata={**metadata, **_origin(call)},
+        metadata={**metadata, **origin_of(call)},
     )
 
 
@@ -85,7 +85,7 @@ def note_proof(services: Services, call: Call, caller: Caller, about: Subject, e
         actor=caller.actor,
         resource=Resource("audit_log", about.organization_id),
         action="read",
-        metadata={"entry_id": entry_id, "evidence": "proof"} | _origin(call),
+        metadata={"entry_id": entry_id, "evidence": "proof"} | origin_of(call),
     )
     services.registry.record_event(about.organization_id, event)
 
@@ -102,10 +102,11 @@ def operator_event(call: Call, caller: Caller, about: Subject, metadata: Mapping
         actor=caller.actor,
         resource=Resource("organization", about.organization_id),
         action="read",
-        metadata={"call": f"{call.method} {call.route}", **metadata, **_origin(call)},
+        metadata={"call": f"{call.method} {call.route}", **metadata, **origin_of(call)},
     )
 
 
-def _origin(call: Call) -> dict[str, str]:
+def origin_of(call: Call) -> dict[str, str]:
+    """Return where a call came from, as metadata has it."""
     given = {"client_ip": call.client_ip, "user_agent": call.user_agent}
     return {name: value for name, value in given.items() if value is not None}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from klyra_collector.query.cursor import CursorCodec
     from klyra_collector.query.metrics import QueryMetrics
     from klyra_collector.query.packets import Packets
+    from klyra_collector.query.quarantine import Quarantine
     from klyra_collector.registry import Registry
     from klyra_collector.registry.policies import Policies, RetentionPolicy
     from klyra_collector.store.searching import Store
@@ -68,6 +69,7 @@ class Services:
         clock: present time, microseconds since 1970.
         threads: how many calls may block at once.
         log: the ledger beside the API; None where there is none.
+        quarantine: what quarantined input is read from; None where nothing lists it.
     """
 
     registry: Registry
@@ -79,6 +81,7 @@ class Services:
     clock: Callable[[], int]
     threads: CapacityLimiter
     log: PublicLog | None = None
+    quarantine: Quarantine | None = None
 
     @property
     def export_formats(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class RequestOpener:
         strict: hold the records that are not in our own form to the OpenTelemetry audit draft.
         origins: None, or where to note what gave the members of mapped documents, by position.
         examined: then, what is to be answered about each of them, by position.
+        dropped_attributes: that the records lost before they came here, by their own account.
     """
 
     sender: Sender
@@ -50,6 +51,7 @@ class RequestOpener:
     strict: bool = False
     origins: dict[int, Mapping[str, str]] | None = None
     examined: dict[int, AuditRecord] = field(default_factory=dict, init=False)
+    dropped_attributes: int = field(default=0, init=False)
     _request_seed: bytes = field(default=b"", init=False)
 
     def open(self, item: WireRecord, position: int) -> Candidate:
@@ -80,6 +82,7 @@ class RequestOpener:
 
     def _map(self, item: WireRecord, position: int) -> Candidate:
         foreign = item.foreign()
+        self.dropped_attributes += foreign.dropped_attributes_count
         mapped = map_record(without_signature(foreign), item.resource, self._arrival(position), self.table)
         document = mapped.document
         if self.origins is not None:

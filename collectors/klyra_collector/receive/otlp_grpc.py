@@ -39,6 +39,7 @@ RETRY_INFO: Final = "google.rpc.retryinfo-bin"
 
 _GRACE_SECONDS: Final = 10.0
 _MILLISECONDS: Final = 1000
+_HANDSHAKE: Final = 10_000
 _KEEPALIVE_TIMEOUT: Final = 20_000
 _CLIENT_PINGS: Final = 10_000  # milliseconds; the OpenTelemetry Collector may be told to ask every 10 s
 _SETTING: Final = "otlp.grpc.listen"
@@ -148,6 +149,8 @@ def _options(settings: OtlpGrpcSettings, max_message_bytes: int) -> list[tuple[s
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # A stream counts until we have forgotten it; who reuses its place at once is not to be refused for that.
         ("grpc.http.overload_protection", 0),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE),
         ("grpc.max_connection_idle_ms", int(settings.idle_seconds * _MILLISECONDS)),
         ("grpc.keepalive_time_ms", keepalive),
         ("grpc.keepalive_timeout_ms", min(keepalive, _KEEPALIVE_TIMEOUT)),

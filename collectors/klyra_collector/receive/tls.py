@@ -131,7 +131,7 @@ class ReloadingTls:
         return grpc.dynamic_ssl_server_credentials(
             configuration(given),
             newest,  # type: ignore[arg-type] # None is what grpcio documents for "no change"
-            require_client_authentication=self.requires_client_certificate
+            require_client_authentication=self.requires_client_certificate,
         )
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
@@ -207,13 +207,14 @@ class TlsServers:
             self._watching = asyncio.create_task(self._watch(self._tls))
 
     async def close(self) -> None:
-        """Accept no more connections; those that stand go on."""
+        """Accept no more connections, and close the socket given: new ones are refused; those that stand go on."""
         if self._watching is not None:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
         if self._server is not None:
             self._server.close()
+        self._listening.close()
 
     async def _watch(self, tls: ReloadingTls) -> None:
         while True:

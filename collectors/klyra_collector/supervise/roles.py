@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import secrets
 import signal
 import threading
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from klyra_collector.config import Settings
+    from klyra_collector.fanout.assembly import Surroundings
     from klyra_collector.query.services import PublicLog
 
 Role = Literal["collector", "follower", "api"]
@@ -54,6 +56,7 @@ ROLES: tuple[Role, ...] = ("collector", "follower", "api")
 
 _CURSOR_KEY_BYTES = 32
 _PROGRESS_LEAVES = 1_000_000
+_OPEN_FILES = 65536
 
 _log = structlog.get_logger(__name__)
 
@@ -90,6 +93,7 @@ def ledger_options(settings: Settings, catalog: Catalog, *, confirm_clock: bool 
 
 def run_collector(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
     """Receive, validate, seal."""
+    _allow_open_files()
     catalog = Catalog.load(settings.catalog)
     clock = SystemClock()
     disk = Disk()
@@ -221,10 +225,22 @@ def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None])
     with (
         contextlib.closing(SqliteStore.open(settings.store_path)) as store,
         contextlib.closing(reader),
-        fanning_out(settings, Catalog.load(settings.catalog), SystemClock().wall_us),
+        fanning_out(settings.destination, _surroundings(settings)),
     ):
         on_ready({})
         Follower(reader, store).run(stop)
+
+
+def _surroundings(settings: Settings) -> Surroundings:
+    from klyra_collector.fanout.assembly import Surroundings  # noqa: PLC0415 - a role loads what it needs
+
+    return Surroundings(
+        data=settings.data_directory,
+        registry_url=settings.registry_url,
+        passphrase=settings.ledger.key_passphrase,
+        catalog=Catalog.load(settings.catalog),
+        wall_us=SystemClock().wall_us,
+    )
 
 
 def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
@@ -301,6 +317,13 @@ def _cursor_key(settings: Settings) -> bytes:
         with contextlib.closing(disk):
             disk.replace(path, secrets.token_bytes(_CURSOR_KEY_BYTES), mode=0o600)
     return path.read_bytes()
+
+
+def _allow_open_files() -> None:
+    """Let connections be as many as the system allows, up to a bound: the ledger must always get its own files."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _log_opening(ledger: Ledger) -> None:

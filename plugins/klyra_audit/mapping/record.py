@@ -38,6 +38,7 @@ CATALOG = "the catalog"
 THE_KEY = "the key"
 REQUEST = "the request and the record's position in it"
 COLLECTOR = "the collector's clock"
+CONNECTION = "a connection without acknowledgements"
 
 _MOST_NAMED = 4  # names in a message
 _MAX_TIME = 2**64
@@ -228,6 +229,7 @@ def _event_time_ns(record: Foreign, arrival: Arrival, metadata: JsonObject, orig
         time, origin = record.observed_time_unix_nano, "record:observed_time_unix_nano"
     if not time:
         metadata["timestamp_source"] = "collector"
+        origins["metadata.timestamp_source"] = COLLECTOR
         time, origin = arrival.received_ns, COLLECTOR
     if not 0 < time < _MAX_TIME:
         raise InvalidEvent("is no time in nanoseconds since 1970", pointer="/timestamp")
@@ -243,6 +245,7 @@ def _entry_id(reader: _Reader, target: Target, metadata: JsonObject, event_time_
     if ids.LOG_ID.fullmatch(value):
         return value
     metadata["source_id"] = value
+    reader.origins["metadata.source_id"] = reader.origins[target.name]
     return ids.log_id_of_foreign(reader.origins[target.name], value)
 
 
@@ -280,11 +283,14 @@ def _fill_metadata(metadata: JsonObject, reader: _Reader, record: Foreign, table
             reader.origins[METADATA + member] = f"record:{member}"
     if record.tag:
         metadata["tag"] = record.tag
+        reader.origins["metadata.tag"] = "record:tag"
         reader.used[RECORD].add("tag")
     if record.best_effort:
         metadata["delivery"] = "best_effort"
+        reader.origins["metadata.delivery"] = CONNECTION
     if record.dropped_attributes_count:
         metadata["dropped_attributes_count"] = to_profile(record.dropped_attributes_count)
+        reader.origins["metadata.dropped_attributes_count"] = "record:dropped_attributes_count"
 
 
 def _place_rest(metadata: JsonObject, reader: _Reader, record: Foreign) -> None:

@@ -29,7 +29,7 @@ OWN_METADATA: Final = "klyra.metadata."
 COLLECTORS_MEMBERS: Final = frozenset(  # of the metadata: nobody else writes them
     {
         *("timestamp_source", "source_id", "tag", "delivery", "dropped_attributes_count"),
-        *("attributes", "resource", "body"),
+        *("attributes", "resource", "body", "replayed_from"),
     }
 )
 EVENT_TYPE: Final = "event_type"

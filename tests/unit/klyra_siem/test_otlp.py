@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from klyra_siem.errors import BadDestination
 from klyra_siem.otlp import LIMITS, create
 from klyra_siem.outcome import Action
 from support import sink as sinks
+from support.certificates import Authority
 from support.delivering import options
 from support.otelcol import free_ports
 from support.records import BUSINESS, STARTUP, record
@@ -97,6 +99,13 @@ class GrpcSink:
 def grpc_sink() -> Iterator[tuple[str, GrpcSink]]:
     """A receiver over gRPC, with its endpoint."""
     made = GrpcSink()
+    with grpc_server(made) as endpoint:
+        yield endpoint, made
+
+
+@contextlib.contextmanager
+def grpc_server(made: GrpcSink, credentials: grpc.ServerCredentials | None = None) -> Iterator[str]:
+    """Serve a receiver over gRPC; give its endpoint."""
     handler = grpc.unary_unary_rpc_method_handler(
         made.export,
         request_deserializer=ExportLogsServiceRequest.FromString,
@@ -105,10 +114,13 @@ def grpc_sink() -> Iterator[tuple[str, GrpcSink]]:
     service = "opentelemetry.proto.collector.logs.v1.LogsService"
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {"Export": handler})])
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     try:
-        yield f"grpc://127.0.0.1:{port}", made
+        yield f"grpc{'s' if credentials else ''}://127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
 
@@ -284,3 +296,47 @@ class TestGrpc:
         [port] = free_ports(1)
         outcome = send(f"grpc://127.0.0.1:{port}")
         assert (outcome.action, outcome.status) == (Action.RETRY, "UNAVAILABLE")
+
+
+class TestTls:
+    """Certificates on both sides."""
+
+    @pytest.fixture
+    def authority(self, tmp_path) -> Authority:
+        """Who signs both sides' certificates."""
+        return Authority(tmp_path)
+
+    @pytest.fixture(params=["https", "grpcs"])
+    def endpoint(self, request, authority) -> Iterator[str]:
+        """A receiver that wants a certificate of the authority from us."""
+        files = authority.issue("receiver")
+        if request.param == "grpcs":
+            pair = (files.key.read_bytes(), files.certificate.read_bytes())
+            ca = authority.certificate.read_bytes()
+            credentials = grpc.ssl_server_credentials([pair], ca, require_client_auth=True)
+            with grpc_server(GrpcSink(), credentials) as endpoint:
+                yield endpoint
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.certificate, files.key)
+        context.load_verify_locations(authority.certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+        with sinks.listening(tls=context) as sink:
+            yield sink.url
+
+    def test_both_prove_who_they_are(self, authority, endpoint) -> None:
+        """With the authority's certificate on our side the entries are taken."""
+        ours = authority.issue("collector")
+        tls = TlsOptions(ca_file=authority.certificate, certificate_file=ours.certificate, key_file=ours.key)
+        assert send(endpoint, tls=tls).action is Action.DELIVERED
+
+    def test_without_a_certificate_nothing_is_sent(self, authority, endpoint) -> None:
+        """A receiver that does not let us in is tried again: certificates are renewed."""
+        assert send(endpoint, tls=TlsOptions(ca_file=authority.certificate)).action is Action.RETRY
+
+    def test_an_unknown_authority_gets_nothing(self, tmp_path, authority, endpoint) -> None:
+        """Entries go to nobody who cannot prove its name."""
+        other = Authority(tmp_path, "other")
+        ours = authority.issue("collector")
+        tls = TlsOptions(ca_file=other.certificate, certificate_file=ours.certificate, key_file=ours.key)
+        assert send(endpoint, tls=tls).action is Action.RETRY

@@ -1,0 +1,72 @@
+"""Settings of one destination, apart from `config` so that `fanout` needs no other stage's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic reads annotations when it runs
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from klyra_collector.secret_reference import is_reference
+
+
+class DestinationSettings(BaseModel):
+    """Where sealed entries are copied to: one `[[destination]]` each (docs/pipeline.md).
+
+    Attributes:
+        name: of its cursor, metrics and messages.
+        kind: which module speaks to it.
+        endpoint: URL, or a reference to one that is itself a secret.
+        headers: sent with each request; references only.
+        organizations: whose entries; empty for every organization whose plan includes destinations.
+        start: where a new destination begins: with the oldest entry that is kept, or behind the newest.
+        sign: give each record a signature of the collector's destination key.
+        compression: of requests.
+        batch_entries, batch_bytes: of one request at most; None for what suits the kind.
+        linger_seconds: how long a batch that is not full waits for more.
+        timeout_seconds: for one request.
+        paused_seconds: between attempts while the destination refuses our credentials or does not know the address.
+        ca_file: authorities to trust, PEM; None for the system's.
+        certificate_file, key_file: our own certificate and key, PEM; both or neither.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\z")
+    kind: str = "otlp"
+    endpoint: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    organizations: tuple[str, ...] = ()
+    start: Literal["beginning", "end"] = "beginning"
+    sign: bool = True
+    compression: Literal["gzip", "none"] = "gzip"
+    batch_entries: int | None = Field(None, gt=0)
+    batch_bytes: int | None = Field(None, gt=0)
+    linger_seconds: float = Field(1.0, ge=0)
+    timeout_seconds: float = Field(10.0, gt=0)
+    paused_seconds: float = Field(300.0, gt=0)
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _holds_no_secret(cls, value: str) -> str:
+        address = urlsplit(value)
+        if not is_reference(value) and (address.username or address.password or address.query):
+            raise ValueError("must not hold a user, password or query; refer to such a URL with env:NAME or file:PATH")
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _refer(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(is_reference(reference) for reference in value.values()):
+            raise ValueError("must be env:NAME or file:PATH each, not the value itself")
+        return value
+
+    @model_validator(mode="after")
+    def _has_both_or_neither(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together")
+        return self
