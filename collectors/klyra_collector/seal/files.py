@@ -65,8 +65,8 @@ class ShardFiles:
     def write_leaves(self, leaves: bytes | bytearray) -> None:
         """Append leaves and make them durable: when this returns, the records are committed.
 
-        A crash before the sync may leave some of them: recovery keeps those that are whole and have their
-        content, which harms nobody, and cuts the rest.
+        A crash before the sync may leave some of them: recovery keeps all, if all are there, which harms nobody, or
+        cuts them.
         """
         descriptor = self._descriptor(self.shard.leaves)
         self._disk.append(descriptor, leaves)

@@ -37,7 +37,7 @@ from klyra_collector.seal.lock import LedgerLock
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.recent import LEAST_DAYS, RecentIds
 from klyra_collector.seal.recent_catch_up import catch_up
-from klyra_collector.seal.recovery import Recovered, recover
+from klyra_collector.seal.recovery import Cut, Recovered, recover
 from klyra_collector.seal.shards import (
     CLOSE,
     find_shards,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from klyra_collector.seal.durable import Disk
     from klyra_collector.seal.identity import Identity
     from klyra_collector.seal.own_commits import OwnCommits
+    from klyra_collector.seal.shards import FoundShards
     from klyra_collector.seal.state import LedgerState
     from klyra_collector.stages import ControlRecord, Submission, Tenancy
 
@@ -125,9 +126,12 @@ class Ledger:
         self._undo: tuple[int, Mapping[str, int]] | None = None
         self._own: OwnCommits
         self._state: LedgerState
+        self._cut_at_open: Cut | None = None
         found = find_shards(data, clock.wall_us())
         self.earlier: EarlierShards = load_earlier(found)
         self._enter(found.current)
+        if self._state.size == 0 and found.earlier:
+            found = self._go_back(found)
         if self._cell is not None:
             self._cell.check((*found.earlier, found.current))
         last_us = self.found_us = max(self._state.last_us, self.earlier.last_us)
@@ -505,6 +509,20 @@ class Ledger:
         self._consented = None if consent is None else consent.recovered
         self._begun = False
 
+    def _go_back(self, found: FoundShards) -> FoundShards:
+        """Return to the shard before, which is closed, if a crash left none of the first records of this one.
+
+        They were one commit, so that part of them is none; the shard is opened again as if it never had been.
+        """
+        self._cut_at_open = self.recovered.cut
+        again = find_shards(self._data, self._clock.wall_us())
+        if again.current != found.current:
+            self._files.close()
+            self._own.close()
+            self.earlier = load_earlier(again)
+            self._enter(again.current)
+        return again
+
     def _seal_first_documents(self, ingest_us: int) -> None:
         announced = self.ring().to_announce(self.signer.wanted, self.signer.preferred)
         plan = self._plan_at(ingest_us)
@@ -519,6 +537,7 @@ class Ledger:
         )
         self._write(plan, lambda: [plan.add_document(document) for document in documents])
         self._begun = True
+        self._cut_at_open = None
 
     def _write(self, plan: CommitPlan, fill: Callable[[], list[_Answer]]) -> list[_Answer]:
         """Fill the plan and write it: content and what vouches for it, then leaves, then what followers may read."""
@@ -561,7 +580,7 @@ class Ledger:
 
     def _start(self) -> Start:
         """Return START, with what this start had to cut or, in a shard opened after a disaster, what was agreed to."""
-        cut = self.recovered.cut
+        cut = self.recovered.cut or self._cut_at_open
         recovered = None if cut is None else control.Recovered(cut.size, cut.count, cut.reason)
         if self._consented is not None and not self._state.started:
             recovered = self._consented

@@ -4,12 +4,12 @@ A year ends in five durable steps. A crash after each of them leaves:
 
 1. the next shard's key: a key that nobody has heard of; the next start draws no other.
 2. HEADS and SHARD close, in one commit: a closed shard, perhaps without a checkpoint over its end, and no next one.
-   (If only HEADS reached the disk, the shard is open still, and is closed by the next commit.)
+   (If only part of it reached the disk, that is cut: the shard is open still, and is closed by the next commit.)
 3. the checkpoint over the close, kept as `checkpoints/close`: as before, but final.
 4. `state/sequences`: as before; the file follows from the leaves and is made again if it is missing.
 5. the next shard's folder, then its first commit: SHARD open, START and what is repeated. A folder without a leaf is
    nothing: the closed shard is still the newest, and the next start opens the folder again. Some of the first records
-   without the others: the next start seals START and those that are missing.
+   without the others are part of a commit: the next start cuts them, says so in START, and opens the folder again.
 """
 
 from __future__ import annotations

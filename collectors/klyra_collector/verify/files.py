@@ -5,6 +5,7 @@ A memory map of a file that is cut short meanwhile ends the process, so everythi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, Self
@@ -39,6 +40,26 @@ class RegularFile:
         self.size = status.st_size
         self.modified_ns = status.st_mtime_ns
 
+    @property
+    def dense_size(self) -> int:
+        """How many bytes there are before the first hole: a file that claims a terabyte may take up none.
+
+        Where the file system cannot tell, the size.
+        """
+        try:
+            return min(os.lseek(self._descriptor, 0, os.SEEK_HOLE), self.size)
+        except (AttributeError, OSError):  # none on this system; an empty file
+            return self.size
+
+    def data_from(self, offset: int) -> int:
+        """Return where, at or behind an offset, a sparse file has bytes of its own; the size where it has none."""
+        try:
+            return min(os.lseek(self._descriptor, offset, os.SEEK_DATA), self.size)
+        except AttributeError:
+            return min(offset, self.size)
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else min(offset, self.size)
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
@@ -70,6 +91,11 @@ class NoFile:
     """Reads as an empty file where there is none."""
 
     size = 0
+    dense_size = 0
+
+    def data_from(self, _offset: int) -> int:
+        """Return the end."""
+        return 0
 
     def close(self) -> None:
         """Do nothing."""

@@ -21,7 +21,7 @@ from klyra_audit.format.control import (
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_collector.verify.contents import BodyChecker, Quarantined, check_control
 from klyra_collector.verify.emitters import EmitterKeys, EvidenceChecker
-from klyra_collector.verify.files import RegularFile, open_or_empty
+from klyra_collector.verify.files import NoFile, RegularFile, open_or_empty
 from klyra_collector.verify.layout import HELD
 from klyra_collector.verify.leaves import KINDS_WITH_BODY, MICROSECONDS_PER_DAY, HeadsRecords, HeadsSaid
 from klyra_collector.verify.proving import BodyProver
@@ -191,19 +191,22 @@ class FrameReport:
         self.complain(index, offset, Problem(Verdict.EXTRA, reason))
 
 
-def body_tasks(path: Path, size: int, day: int, leaves: Leaves, told: Told) -> Iterator[BodyTask]:
-    """Yield the tasks that together look at one day's file."""
-    for start in range(0, size, BYTES_PER_TASK):
+def body_tasks(path: Path, file: RegularFile | NoFile, day: int, leaves: Leaves, told: Told) -> Iterator[BodyTask]:
+    """Yield the tasks that together look at one day's file; a hole, however large, is part of one task."""
+    start = 0
+    while start < file.size:
+        stop = file.data_from(start + BYTES_PER_TASK)
         yield BodyTask(
             path=path,
-            size=size,
+            size=file.size,
             day=day,
             start=start,
-            stop=min(start + BYTES_PER_TASK, size),
+            stop=stop,
             synchronised=start == 0,
             leaves=leaves,
             told=told,
         )
+        start = stop
 
 
 def scan_bodies(task: BodyTask) -> FrameReport:

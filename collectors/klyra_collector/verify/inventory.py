@@ -87,12 +87,10 @@ class Inventory:
             path = self._folder.bodies(day)
             try:
                 with open_or_empty(path) as file:
-                    size = file.size
+                    tasks += filing.body_tasks(path, file, day, self._leaves, told)
             except Unreadable as error:
                 self._cannot_read(path, error)
                 self._unread.add(day)
-                continue
-            tasks += filing.body_tasks(path, size, day, self._leaves, told)
         return tasks
 
     def check_bodies(self, told: Told, retention: Retention, crew: Crew, progress: Callable[[int, int], None]) -> None:

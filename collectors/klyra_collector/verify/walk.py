@@ -33,6 +33,10 @@ class Source(Protocol):
         """Return up to `length` bytes from `offset`, fewer only at the end."""
         ...
 
+    def data_from(self, offset: int) -> int:
+        """Return where, at or behind an offset, anything but a hole begins; `size` where nothing does."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Damage:
@@ -125,8 +129,11 @@ class Walker(ABC, Generic[_Frame]):
         return self._scan(offset + 1, self._source.size)
 
     def _scan(self, offset: int, stop: int) -> int:
-        """Return where the next whole frame begins, the end of the file if there is none (before `stop`)."""
-        while offset < stop and self._probes_left > 0:
+        """Return where the next whole frame begins, the end of the file if there is none (before `stop`).
+
+        None begins in a hole: no byte of a magic number is zero.
+        """
+        while (offset := self._source.data_from(offset)) < stop and self._probes_left > 0:
             window = self._source.read(offset, WINDOW_BYTES)
             at = window.find(self.magic)
             while at >= 0:

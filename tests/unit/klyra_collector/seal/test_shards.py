@@ -485,7 +485,7 @@ class TestCrashAtTheTurn:
 
     @pytest.mark.parametrize("kept", range(6))
     def test_some_first_records_without_the_others_are_completed(self, tmp_path, clock, kept) -> None:
-        """However many of the first records reached the disk, the next start seals the others, none twice."""
+        """However many of them reached the disk, the next start seals all of them, and says in START what it cut."""
         ledger = open_ledger(tmp_path, clock)
         ledger.commit([submission(records.record(), records.record(BUSINESS))])
         clock.pass_seconds(120)
@@ -497,6 +497,8 @@ class TestCrashAtTheTurn:
         ledger.commit([submission(records.record())])
         ledger.close()
         check_turned(tmp_path)
+        start = next(item.control for item in read_shard(tmp_path, "2027") if item.leaf.kind == Kind.START)
+        assert (start["recovered"]["size"], start["recovered"]["cut"]) == (0, kept + 1)
 
 
 class TestFailingAtTheTurn:

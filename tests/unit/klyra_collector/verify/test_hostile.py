@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import tracemalloc
 import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from klyra_audit.format import frame
+from klyra_audit.format import checkpoint, frame
+from klyra_audit.format.checkpoint import Checkpoint
+from klyra_audit.format.leaf import LEAF_SIZE
+from klyra_audit.format.merkle import HASH_SIZE
 from klyra_collector.verify import CannotVerify, Verdict
 from klyra_collector.verify.files import RegularFile, Unreadable, entries, open_if_readable, read_small
-from support.ledgers import put, small_ledger
+from support.ledgers import ORIGIN, put, signing_key, small_ledger
 from support.tampering import found
 
 V = Verdict
@@ -152,6 +156,79 @@ class TestAnyBytes:
         report = verify(data, small)
         assert (V.EXTRA, None, None) in found(report)
         assert "\\xff" in report.shards[0].findings[0].file
+
+
+class TestClaims:
+    """What is claimed takes no memory: only what is there does."""
+
+    @pytest.fixture
+    def peak(self):
+        """Return how much memory a verification takes, at its most, in MiB."""
+
+        def measure(run):
+            tracemalloc.start()
+            try:
+                report = run()
+                return report, tracemalloc.get_traced_memory()[1] / 2**20
+            finally:
+                tracemalloc.stop()
+
+        return measure
+
+    @pytest.fixture
+    def stretch(self, tmp_path):
+        """Make a file sparse, and as large as so many bytes."""
+        (tmp_path / "sparse").write_bytes(b"x")
+        os.truncate(tmp_path / "sparse", 2**20)
+        with RegularFile(tmp_path / "sparse") as file:
+            if file.dense_size == file.size:
+                pytest.skip("this file system has no holes, or does not tell of them")
+        return os.truncate
+
+    def claim(self, shard, size) -> None:
+        """Put a head of so many records in the place of the genuine ones, signed by the ledger's own key."""
+        head = checkpoint.sign(Checkpoint(ORIGIN, size, b"\x01" * 32), signing_key())
+        for path in (shard / "checkpoints").iterdir():
+            path.unlink()
+        for name in ("checkpoint", "state/last-signed"):
+            put(shard / name, head)
+
+    @pytest.mark.parametrize("size", [2**32, 2**62])
+    def test_a_head_of_many_records_over_small_files(self, data, shard, verify, peak, size) -> None:
+        """Signed or not, they are not there."""
+        self.claim(shard, size)
+        report, mebibytes = peak(lambda: verify(data))
+        assert report.exit_status == 1
+        assert report.shards[0].counts[V.TRUNCATED]
+        assert mebibytes < 16
+
+    @pytest.mark.parametrize("has_heads", [True, False])
+    def test_sparse_leaves(self, data, shard, verify, peak, stretch, has_heads) -> None:
+        """448 GB of holes are read as the few leaves in front of them."""
+        if not has_heads:
+            for path in [*(shard / "checkpoints").iterdir(), shard / "checkpoint", shard / "state/last-signed"]:
+                path.unlink()
+        stretch(shard / "leaves", LEAF_SIZE * 4_000_000_000)
+        report, mebibytes = peak(lambda: verify(data))
+        assert report.exit_status in (1, 2)
+        assert any("it is sparse" in finding.reason for finding in report.shards[0].findings)
+        assert mebibytes < 16
+
+    def test_sparse_hashes_under_a_head_of_as_many_records(self, data, shard, verify, peak, stretch) -> None:
+        """Hashes are another account of the leaves only where there are any."""
+        self.claim(shard, 4_000_000_000)
+        stretch(shard / "hashes/0", HASH_SIZE * 4_000_000_000)
+        report, mebibytes = peak(lambda: verify(data))
+        assert report.exit_status == 1
+        assert mebibytes < 16
+
+    def test_a_sparse_file_of_bodies(self, data, shard, verify, small, peak, stretch) -> None:
+        """What stands in a hole is no frame; the search for one ends."""
+        day = small.day_of(len(small.leaves) - 1)
+        stretch(shard / f"bodies/{day}/frames", 10**12)
+        report, mebibytes = peak(lambda: verify(data, small))
+        assert report.exit_status == 1
+        assert mebibytes < 16
 
 
 class TestFiles:

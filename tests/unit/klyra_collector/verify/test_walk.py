@@ -25,6 +25,10 @@ class Bytes:
         """See `Source`."""
         return self._content[offset : offset + length]
 
+    def data_from(self, offset: int) -> int:
+        """See `Source`."""
+        return min(offset, self.size)
+
 
 def body(index: int, size: int = 50) -> bytes:
     """Return a body frame."""
