@@ -12,10 +12,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from klyra_audit import otlp
 from klyra_audit.catalog import Catalog
 from klyra_audit.format import canonical, sections
+from klyra_audit.mapping.table import MappingTable
 from klyra_audit.otlp import EmitterIdentity
 from klyra_audit.prepared import PreparedEvent, prepare
 from klyra_audit.validation import Validator
-from klyra_collector.receive.mapping_table import MappingTable
 from support.records import document
 
 CATALOG = Catalog.load()

@@ -12,9 +12,9 @@ import typer
 
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError
+from klyra_audit.mapping.table import MappingTable
 from klyra_collector.cli.administration import FOUND_WRONG, answer, say
 from klyra_collector.config import Settings
-from klyra_collector.receive.mapping_table import MappingTable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check and show the configuration.")
 ConfigOption = Annotated[

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from _typeshed import WriteableBuffer
-
 TIMEOUT_SECONDS: Final = 20.0  # of each read, and of connecting
 FILE_SECONDS: Final = 60.0  # of a file, attempts and pauses included
 LOG_SECONDS: Final = 600.0  # of all files together, beyond
@@ -248,7 +246,9 @@ class _Hurried(io.RawIOBase):
         """Say that it can be read."""
         return True
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+    def readinto(  # type: ignore[override] # what io.BufferedReader passes
+        self, buffer: bytearray | memoryview, /
+    ) -> int | None:
         """Read once; TimeoutError when there is no time left."""
         seconds = self._seconds_left()
         if seconds <= 0:

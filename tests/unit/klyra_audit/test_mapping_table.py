@@ -17,9 +17,9 @@ from klyra_audit import ids, resources
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import ProfileError
-from klyra_collector.config import BadConfiguration, Settings
-from klyra_collector.receive.mapping import Arrival, Mapped, map_record, text_of, to_profile
-from klyra_collector.receive.mapping_table import (
+from klyra_audit.mapping.foreign import Foreign
+from klyra_audit.mapping.record import Arrival, Mapped, map_record, text_of, to_profile
+from klyra_audit.mapping.table import (
     Additions,
     BadMapping,
     EventTypeRule,
@@ -27,7 +27,7 @@ from klyra_collector.receive.mapping_table import (
     address,
     known_targets,
 )
-from klyra_collector.receive.wire import Foreign
+from klyra_collector.config import BadConfiguration, Settings
 from support.otlp import CATALOG, NOW_US, VALIDATOR
 
 TABLE = MappingTable(CATALOG)
