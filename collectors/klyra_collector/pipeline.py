@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import KeptInput, quarantine_record
+from klyra_collector.quarantine import REPLAYED, KeptInput, quarantine_record
 from klyra_collector.receive.audit_record import with_chain_warnings
 from klyra_collector.receive.opening import RequestOpener
 from klyra_collector.receive.replayed_from import with_origin
@@ -125,6 +125,7 @@ class Pipeline:
         for position, item in enumerate(wire):
             try:
                 candidate = opener.open(item, position)
+                _refuse_own_word(candidate)
                 tenancy = await self._tenancy(sender, candidate)
                 records.append(judge(candidate, tenancy, self._validator, opener.received_us, sender.key_id))
             except InvalidEvent as error:
@@ -165,6 +166,7 @@ class Pipeline:
         """
         opener = self._opener(sender, raw, received_us, strict=False)
         candidate = replace(opener.open(item, 0), position=None)
+        _refuse_own_word(candidate)
         if item.own_form() is None:
             candidate = with_origin(candidate, replayed_from)
         tenancy = await self._tenancy(sender, candidate)
@@ -192,6 +194,12 @@ class Pipeline:
         return quarantine_record(
             owner, raw, reason=error.reason, pointer=error.pointer, position=position, key_id=key_id
         )
+
+
+def _refuse_own_word(candidate: Candidate) -> None:
+    """Refuse an entry that a store believes: a sender could pass off what waits in quarantine as replayed."""
+    if candidate.document.get("event_type") == REPLAYED:
+        raise InvalidEvent("is an event that the collector alone tells of", pointer="/event_type")
 
 
 def _conflict(position: int, item: WireRecord) -> Refusal:

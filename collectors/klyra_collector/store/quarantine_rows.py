@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from klyra_audit import timestamps
-from klyra_collector.quarantine import UNKNOWN, KeptInput, quarantine_reference
+from klyra_collector.quarantine import REPLAYED, UNKNOWN, KeptInput, quarantine_reference
 from klyra_collector.store.quarantined import QuarantineRow, ReplayNote
 from klyra_collector.store.rows import unusable
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from klyra_collector.seal.reader import SealedRecord
     from klyra_collector.store.rows import Row
 
-REPLAYED = "quarantine.replayed"
 ERASED = ""  # which entry it became was erased with the person it is about
 
 
