@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from klyra_audit.errors import InvalidEvent, Rejected
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import KeptInput, quarantine_record
+from klyra_collector.quarantine import REPLAYED, KeptInput, quarantine_record
 from klyra_collector.receive.audit_record import with_chain_warnings
 from klyra_collector.receive.emitter_signatures import EmitterSignatures
 from klyra_collector.receive.opening import RequestOpener
@@ -127,6 +127,7 @@ class Pipeline:
         for position, item in enumerate(wire):
             try:
                 candidate = opener.open(item, position)
+                _refuse_own_word(candidate)
                 tenancy = await self._tenancy(sender, candidate)
                 record = judge(candidate, tenancy, self._validator, opener.received_us, sender.key_id)
                 records.append(await self._vouched_for(record, item, emitters))
@@ -168,6 +169,7 @@ class Pipeline:
         """
         opener = self._opener(sender, raw, received_us, strict=False)
         candidate = opener.open(item, 0)
+        _refuse_own_word(candidate)
         if item.own_form() is None:
             candidate = with_origin(candidate, replayed_from)
         tenancy = await self._tenancy(sender, candidate)
@@ -204,6 +206,12 @@ class Pipeline:
         return quarantine_record(
             owner, raw, reason=error.reason, pointer=error.pointer, position=position, key_id=key_id
         )
+
+
+def _refuse_own_word(candidate: Candidate) -> None:
+    """Refuse an entry that a store believes: a sender could pass off what waits in quarantine as replayed."""
+    if candidate.document.get("event_type") == REPLAYED:
+        raise InvalidEvent("is an event that the collector alone tells of", pointer="/event_type")
 
 
 def _conflict(position: int, item: WireRecord) -> Refusal:

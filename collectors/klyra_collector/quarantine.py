@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_REASON_CHARACTERS = 1000
 MAX_POINTER_CHARACTERS = 1024
 
+REPLAYED: Final = "quarantine.replayed"  # the type of the entry that tells of a replay
 DOCUMENT: Final = "document"
 REPEAT: Final = "repeat"
 UNKNOWN: Final = "unknown"

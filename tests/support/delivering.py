@@ -64,7 +64,7 @@ class Bench:
         self.organizations = {STARTUP.organization_id, BUSINESS.organization_id}
         self.disk = Disk()
         self.reader = LedgerReader(self.data.ledger)
-        self.source = EntrySource(self.reader, self.references, lambda: self.today)
+        self.source = EntrySource(self.reader, self, lambda: self.today)
         self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)
         self.cursor_file = CursorFile(self.data.cursors, NAME, self.disk)
         begun = DestinationStatus(name=NAME, kind="otlp", endpoint="", skipped={})
@@ -84,6 +84,10 @@ class Bench:
         """Return the org_ref of everyone whose entries are delivered."""
         salt = (self.data.keys / "org-salt").read_bytes()
         return frozenset(organization_reference(salt, name) for name in self.organizations)
+
+    def refresh(self) -> bool:
+        """Say that the organizations are always those of this moment."""
+        return True
 
     def status(self) -> DestinationStatus:
         """Return what it tells of itself now."""

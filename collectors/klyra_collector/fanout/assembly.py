@@ -133,7 +133,7 @@ def _delivery(
     entitlement.check(one.name)
     destination = build_destination(one, key)
     reader = LedgerReader(data.ledger)  # its own: readers are of one thread
-    source = EntrySource(reader, entitlement.references, lambda: day_of(wall_us()))
+    source = EntrySource(reader, entitlement, lambda: day_of(wall_us()))
     dead_letters = DeadLetters(data.cursors, one.name, disk)
     begun = DestinationStatus(
         name=one.name, kind=one.kind, endpoint=one.endpoint, skipped={}, dead_letters=len(dead_letters)

@@ -143,7 +143,7 @@ class Delivery:
         gathered = Gathering(self._terms.limits, cursor.index)
         while gathered.end - cursor.index < GATHERED_RECORDS:
             limit = max(LEAST_READ, self._terms.limits.entries + 1 - len(gathered.entries))
-            records = self._source.read(cursor.origin, gathered.end, limit)
+            records = self._source.read_on(cursor.origin, gathered.end, limit)
             for found in records:
                 size = 0 if found.entry is None else self._destination.measure(found.entry)
                 if not gathered.add(found, size):

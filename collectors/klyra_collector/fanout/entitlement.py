@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -13,9 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from klyra_collector.registry import Registry
+    from klyra_collector.registry.organizations import Organization
     from klyra_collector.registry.policies import Policies
 
 FRESH_SECONDS: Final = 30.0
+REFRESH_SECONDS: Final = 1.0
 OPERATOR_REFERENCE: Final = bytes(16)
 
 
@@ -32,7 +33,7 @@ class OrganizationsUnknown(RetryLater):
 
 
 class Entitlement:
-    """The organizations of one destination, read again from the registry every half minute. Thread-safe."""
+    """The organizations of one destination, as the registry has them. One thread uses it."""
 
     def __init__(
         self,
@@ -58,9 +59,9 @@ class Entitlement:
         self._wanted = frozenset(wanted)
         self._org_salt = org_salt
         self._clock = clock
-        self._lock = threading.Lock()
         self._references: frozenset[bytes] = frozenset()
-        self._until: float | None = None
+        self._read_at: float | None = None
+        self._refreshed_at: float | None = None
 
     def check(self, destination: str) -> None:
         """Return if all the wanted organizations may have destinations.
@@ -76,41 +77,52 @@ class Entitlement:
                     remedy="Create it with `klyra-audit org create`, or correct `organizations`.",
                     code="unknown_organization",
                 )
-            if not self._policies.of(organization).siem:
+            if not self._is_entitled(organization):
                 raise NotEntitled(
                     f"Destination {destination} is for {organization_id}, whose plan is {organization.plan}.",
                     remedy=f"Destinations need the plan {self._plans()}: `klyra-audit org set-plan`.",
                 )
 
     def references(self) -> frozenset[bytes]:
-        """Return the org_ref of everyone whose entries are delivered.
+        """Return the org_ref of everyone whose entries are delivered, as it was within half a minute.
 
         Raises:
             RetryLater: the registry does not answer, and has not answered before.
         """
-        with self._lock:
-            now = self._clock()
-            if self._until is None or now >= self._until:
-                try:
-                    self._references = self._read()
-                except RetryLater:
-                    if self._until is None:
-                        raise
-                self._until = now + FRESH_SECONDS
-            return self._references
+        now = self._clock()
+        if self._read_at is None or now - self._read_at >= FRESH_SECONDS:
+            try:
+                self._read_again(now)
+            except RetryLater:
+                if self._read_at is None:
+                    raise
+        return self._references
 
-    def _read(self) -> frozenset[bytes]:
-        entitled = {
-            organization.organization_id
-            for organization in self._registry.organizations()
-            if self._policies.of(organization).siem
-        }
+    def refresh(self) -> bool:
+        """Read the registry now, unless that was done within the second; say whether it was read.
+
+        Raises:
+            RetryLater: the registry does not answer.
+        """
+        now = self._clock()
+        if self._refreshed_at is not None and now - self._refreshed_at < REFRESH_SECONDS:
+            return False
+        self._read_again(now)
+        self._refreshed_at = now
+        return True
+
+    def _read_again(self, now: float) -> None:
+        entitled = {one.organization_id for one in self._registry.organizations() if self._is_entitled(one)}
         chosen = entitled & self._wanted if self._wanted else entitled
         salt = self._org_salt()
         references = {organization_reference(salt, organization_id) for organization_id in chosen}
         if OPERATOR_ORGANIZATION_ID in self._wanted:
             references.add(OPERATOR_REFERENCE)
-        return frozenset(references)
+        self._references, self._read_at = frozenset(references), now
+
+    def _is_entitled(self, organization: Organization) -> bool:
+        plan = self._policies.plans.get(organization.plan)
+        return plan is not None and plan.siem  # a plan that is not on sale any more gives nothing
 
     def _plans(self) -> str:
         return " or ".join(name for name, plan in self._policies.plans.items() if plan.siem)

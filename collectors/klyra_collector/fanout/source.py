@@ -6,7 +6,7 @@ Control records and quarantined input are never delivered: the first belong to t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from klyra_audit.errors import Halted
 from klyra_audit.format import canonical, sections
@@ -18,7 +18,7 @@ from klyra_collector.store.rows import RecordUnusable, check, erased_sections
 from klyra_siem.destination import SealedEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from klyra_audit.format.frame import BodyFrame
     from klyra_audit.format.sections import SectionName
@@ -57,23 +57,34 @@ class Found:
     reason: str
 
 
+class Entitled(Protocol):
+    """Knows whose entries are delivered; see `Entitlement`."""
+
+    def references(self) -> frozenset[bytes]:
+        """Return the org_ref of each; not older than half a minute."""
+        ...
+
+    def refresh(self) -> bool:
+        """Read them again; False if that was done a moment ago."""
+        ...
+
+
 class EntrySource:
     """Reads one ledger for one destination. One thread uses it."""
 
-    def __init__(
-        self, reader: LedgerReader, references: Callable[[], frozenset[bytes]], today: Callable[[], int]
-    ) -> None:
+    def __init__(self, reader: LedgerReader, entitled: Entitled, today: Callable[[], int]) -> None:
         """Prepare to read.
 
         Args:
             reader: of the ledger; nobody else uses it.
-            references: returns the org_ref of everyone whose entries are delivered.
+            entitled: knows whose entries are delivered.
             today: returns the present UTC day since 1970.
         """
         self._reader = reader
-        self._references = references
+        self._entitled = entitled
         self._today = today
         self._erasures = ErasureLog(reader)
+        self._vouched: dict[str, int] = {}
 
     def read(self, origin: str, start: int, limit: int) -> list[Found]:
         """Return up to `limit` committed records, with the entries that are to be delivered now.
@@ -83,12 +94,40 @@ class EntrySource:
             LedgerDamaged: a record cannot be read.
             RetryLater: nobody can say now whose entries are delivered.
         """
+        return self._judged(self._reader.read(origin, start, limit))
+
+    def read_on(self, origin: str, start: int, limit: int) -> list[Found]:
+        """Return as `read` does, but only as far as the registry is known to be newer than the records.
+
+        An organization may have been entitled a moment before its first entry; to pass over that entry by what the
+        registry said before would lose it.
+        """
         records = self._reader.read(origin, start, limit)
+        return self._judged(records[: self._vouch(origin, records)])
+
+    def _vouch(self, origin: str, records: Sequence[SealedRecord]) -> int:
+        """Return how many of the records the registry's answer is newer than, asking it again where it matters."""
+        known, vouched = self._entitled.references(), self._vouched.get(origin, 0)
+        strangers = (
+            position
+            for position, record in enumerate(records)
+            if record.leaf.kind == Kind.EVENT and record.leaf.org_ref not in known and record.index >= vouched
+        )
+        first = next(strangers, None)
+        if first is None:
+            return len(records)
+        committed = self._reader.committed(origin)  # before the registry is asked
+        if not self._entitled.refresh():
+            return first
+        self._vouched[origin] = committed
+        return len(records)
+
+    def _judged(self, records: Sequence[SealedRecord]) -> list[Found]:
         if not records:
             return []
         # After the records: an erasure sealed before a section was overwritten is then among those read.
         self._erasures.catch_up()
-        rules = _Rules(self._references(), self._reader.retention(), self._today())
+        rules = _Rules(self._entitled.references(), self._reader.retention(), self._today())
         return [self._found(record, _unwanted(record, rules)) for record in records]
 
     def _found(self, record: SealedRecord, reason: str) -> Found:

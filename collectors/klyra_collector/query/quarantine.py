@@ -149,7 +149,7 @@ def shown(found: FoundQuarantined) -> dict[str, Any]:
         "index": found.key.index,
         "expires_on": timestamps.day_to_date(row.expire_day),
         "state": "waiting" if found.replayed_as is None else "replayed",
-        "entry_id": found.replayed_as,
+        "entry_id": found.replayed_as or None,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from klyra_collector.query.parameters import DEFAULT_LIMIT, MAX_LIMIT, Choices, Ids, Number, Time
 
@@ -55,16 +55,6 @@ class ReplayParameters(QuarantineFilterParameters):
         description="Everything that waits; without it at least one filter is needed.",
     )
     limit: Number = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Inputs replayed by one call.")
-
-    @model_validator(mode="after")
-    def _check(self) -> ReplayParameters:
-        filters = (self.start_time, self.end_time, self.sources, self.encodings, self.pointer)
-        given = [self.ids is not None, any(value is not None for value in filters), self.all]
-        if not any(given):
-            raise ValueError("names nothing; give ids, at least one filter, or all")
-        if self.ids is not None and any(given[1:]):
-            raise ValueError("gives ids and filters; give one of them")
-        return self
 
 
 class InputSource(BaseModel):

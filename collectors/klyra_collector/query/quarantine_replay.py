@@ -20,6 +20,7 @@ from klyra_audit import ids
 from klyra_audit.errors import Rejected
 from klyra_collector.query import openapi
 from klyra_collector.query.authorization import require, subject
+from klyra_collector.query.problems import invalid_parameter
 from klyra_collector.query.quarantine import quarantine_of, search_of, written
 from klyra_collector.query.quarantine_models import ReplayAnswer, ReplayParameters
 from klyra_collector.query.requests import parameters, read_call
@@ -83,6 +84,7 @@ def router(services: Services) -> APIRouter:
 def _begin(services: Services, call: Call) -> _Asked:
     caller = require(services, call, "admin")
     asked = parameters(call, ReplayParameters)
+    _check(asked)
     about = subject(services, caller, asked.organization_id, ReplayParameters)
     found, has_more = _chosen(services, about.organization_id, asked)
     waiting = [item for item in found.values() if item is not None and item.replayed_as is None]
@@ -101,6 +103,15 @@ def _begin(services: Services, call: Call) -> _Asked:
     return _Asked(about.organization_id, outcomes, has_more)
 
 
+def _check(asked: ReplayParameters) -> None:
+    """Return if a call says in one way what to replay: nothing is replayed because a filter was forgotten."""
+    filters = bool(written(asked, None)) or asked.all
+    if asked.ids is None and not filters:
+        raise invalid_parameter("ids", "nothing is named.", remedy="Give ids, at least one filter, or all.")
+    if asked.ids is not None and filters:
+        raise invalid_parameter("ids", "there are filters, too.", remedy="Give ids or filters, not both.")
+
+
 def _chosen(
     services: Services, organization_id: str, asked: ReplayParameters
 ) -> tuple[dict[str, FoundQuarantined | None], bool]:
@@ -117,7 +128,7 @@ def _chosen(
 def _settled_before(reference: str, found: FoundQuarantined | None) -> dict[str, Any]:
     if found is None:
         return {"id": reference, "status": "not_found", **_NOTHING}
-    return {"id": reference, "status": "repeat", **_NOTHING, "entry_id": found.replayed_as}
+    return {"id": reference, "status": "repeat", **_NOTHING, "entry_id": found.replayed_as or None}
 
 
 async def _answer(services: Services, asked: _Asked) -> Response:

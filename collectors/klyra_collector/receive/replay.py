@@ -21,7 +21,7 @@ from klyra_audit.format.leaf import Kind
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.forward.message import decode_message
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import DOCUMENT, REPEAT, KeptInput
+from klyra_collector.quarantine import DOCUMENT, REPEAT, REPLAYED, KeptInput
 from klyra_collector.receive.forward.record import FORWARD, FORWARD_UNACKNOWLEDGED, ForwardRecord, Source
 from klyra_collector.receive.senders import Sender
 from klyra_collector.receive.wire import OTLP_JSON, OTLP_PROTOBUF, decode_protobuf
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from klyra_collector.registry.outbox import OutboxCommand
     from klyra_collector.seal.reader import LedgerReader, SealedRecord
     from klyra_collector.stages import Record, Seal, Sealed
-
-EVENT_TYPE = "quarantine.replayed"
 
 
 class ReplayRegistry(Protocol):
@@ -194,7 +192,7 @@ def _told(command: OutboxCommand, outcome: JsonObject, status: str = "success") 
     payload, command_id = command.payload, uuid.UUID(command.command_id)
     selection = {"log": payload["log"], "index": payload["index"]}
     event = AuditEvent(
-        event_type=EVENT_TYPE,
+        event_type=REPLAYED,
         actor=Actor(**payload["actor"]),
         resource=Resource("quarantine", payload["reference"]),
         action="update",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from klyra_audit import timestamps
-from klyra_collector.quarantine import UNKNOWN, KeptInput, quarantine_reference
+from klyra_collector.quarantine import REPLAYED, UNKNOWN, KeptInput, quarantine_reference
 from klyra_collector.store.quarantined import QuarantineRow, ReplayNote
 from klyra_collector.store.rows import unusable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from klyra_collector.seal.reader import SealedRecord
     from klyra_collector.store.rows import Row
 
-REPLAYED = "quarantine.replayed"
+ERASED = ""  # which entry it became was erased with the person it is about
 
 
 def quarantine_row_of(record: SealedRecord, raw: bytes | None) -> QuarantineRow:
@@ -61,6 +61,6 @@ def replays_of(rows: Iterable[Row]) -> Iterator[ReplayNote]:
     """Yield what entries tell of replays that succeeded."""
     for row in rows:
         if row.event_type == REPLAYED and row.status == "success" and row.resource_id is not None:
-            entry_id = orjson.loads(row.entry)["metadata"].get("entry_id")
+            entry_id = orjson.loads(row.entry)["metadata"].get("entry_id", ERASED)
             if isinstance(entry_id, str):
                 yield ReplayNote(row.org_ref, row.resource_id, entry_id)

@@ -49,7 +49,7 @@ class ReplayNote(NamedTuple):
     Attributes:
         org_ref: in whose log it stands.
         reference: of the quarantine record.
-        entry_id: as which it was sealed.
+        entry_id: as which it was sealed; "" once that was erased.
     """
 
     org_ref: bytes
@@ -96,7 +96,7 @@ class FoundQuarantined:
     Attributes:
         key: time of sealing in nanoseconds, origin and index.
         row: the record.
-        replayed_as: id of the entry it became; None while it waits.
+        replayed_as: id of the entry it became, "" once that was erased; None while it waits.
     """
 
     key: SortKey

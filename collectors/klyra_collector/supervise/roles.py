@@ -250,6 +250,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
     from klyra_collector.query.metrics import Followers  # noqa: PLC0415
     from klyra_collector.store.lag import LagMeter  # noqa: PLC0415
     from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
+    from klyra_collector.supervise.listing import quarantine_of  # noqa: PLC0415
 
     catalog = Catalog.load(settings.catalog)
     listening = listen(settings.api, "api.listen")
@@ -273,6 +274,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
             cursor_key=_cursor_key(settings),
             followers=Followers(LagMeter(reader, store, clock).measure, meter.measure),
             public_log=_public_log(settings),
+            quarantine=quarantine_of(settings, store),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))

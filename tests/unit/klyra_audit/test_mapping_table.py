@@ -34,7 +34,7 @@ TABLE = MappingTable(CATALOG)
 TIME = 1_781_000_000_123_456_789
 ARRIVAL = Arrival("org_acme", 1_781_000_001_000_000_000, bytes(range(32)))
 ENOUGH = {"user.id": "u", "klyra.resource.id": "r"}  # what an event cannot do without
-PAGE = Path(__file__).resolve().parents[4] / "docs/mapping.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs/mapping.md"
 
 
 def foreign(attributes: dict[str, Any], *, without: tuple[str, ...] = (), **members: Any) -> Foreign:

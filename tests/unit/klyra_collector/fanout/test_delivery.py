@@ -280,7 +280,7 @@ def test_nothing_past_its_expiry_is_delivered(data_directory, sink, sealed) -> N
 def test_a_mistake_of_ours_halts_this_destination_alone(data_directory, sink, sealed, monkeypatch) -> None:
     """What must not happen is shown and tried again rarely; the thread goes on."""
     with bench(data_directory, sink.url) as delivering:
-        monkeypatch.setattr(delivering.source, "read", lambda *_: 1 / 0)
+        monkeypatch.setattr(delivering.source, "read_on", lambda *_: 1 / 0)
         assert delivering.delivery._guarded_step() == 300.0
         (status,) = read_statuses(delivering.data.cursors)
         assert (status.state, status.error) == (State.HALTED, "internal: ZeroDivisionError")

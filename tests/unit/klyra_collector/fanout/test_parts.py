@@ -13,7 +13,13 @@ from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID, organization_r
 from klyra_collector.fanout.backoff import Backoff
 from klyra_collector.fanout.batching import Gathering
 from klyra_collector.fanout.dead_letters import DeadLetter, DeadLetters
-from klyra_collector.fanout.entitlement import FRESH_SECONDS, OPERATOR_REFERENCE, Entitlement, NotEntitled
+from klyra_collector.fanout.entitlement import (
+    FRESH_SECONDS,
+    OPERATOR_REFERENCE,
+    REFRESH_SECONDS,
+    Entitlement,
+    NotEntitled,
+)
 from klyra_collector.fanout.kinds import make_destination
 from klyra_collector.fanout.source import Found
 from klyra_collector.registry import Registry
@@ -166,6 +172,18 @@ class TestEntitlement:
         assert entitlement.references() == before
         now[0] += FRESH_SECONDS
         assert entitlement.references() == set()
+
+    def test_it_is_read_at_once_when_asked(self, registry) -> None:
+        """At most once a second."""
+        now = [0.0]
+        entitlement = self.make(registry, now=lambda: now[0])
+        assert entitlement.references()
+        registry.set_plan("org_enterprise", "business", by=OPERATOR)
+        assert entitlement.refresh()
+        assert entitlement.references() == set()
+        assert not entitlement.refresh()
+        now[0] += REFRESH_SECONDS
+        assert entitlement.refresh()
 
     def test_a_registry_that_is_away(self, registry, monkeypatch) -> None:
         """What it said last counts; if it never said anything, nothing is delivered yet."""

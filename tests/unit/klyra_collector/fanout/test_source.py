@@ -24,10 +24,28 @@ def ledger() -> MemoryLedger:
     return MemoryLedger()
 
 
+class Entitled:
+    """Who is entitled, once asked again."""
+
+    def __init__(self, *later: str, fresh: bool = True) -> None:
+        self.later = later
+        self.fresh = fresh
+        self.known = frozenset({organization_reference(ACME)})
+
+    def references(self) -> frozenset[bytes]:
+        """Return what was read last."""
+        return self.known
+
+    def refresh(self) -> bool:
+        """Read again, if it is time."""
+        if self.fresh:
+            self.known |= {organization_reference(name) for name in self.later}
+        return self.fresh
+
+
 def read(ledger: MemoryLedger, *, today: int = TODAY, origin: str = ORIGIN):
     """Return everything of a shard as a destination for ACME finds it."""
-    source = EntrySource(ledger, lambda: frozenset({organization_reference(ACME)}), lambda: today)
-    return source.read(origin, 0, 1000)
+    return EntrySource(ledger, Entitled(), lambda: today).read(origin, 0, 1000)
 
 
 def erasure(ledger: MemoryLedger, *, actor=(), target=(), origin: str = ORIGIN, **members) -> None:
@@ -96,6 +114,42 @@ class TestEntries:
         ledger.change(record, body=replace(record.body, sections=sections))
         with pytest.raises(RecordUndeliverable, match=f"Record 0 of {ORIGIN}"):
             read(ledger)
+
+
+class TestNewOrganizations:
+    """Organizations that were entitled a moment ago."""
+
+    @pytest.fixture
+    def ledger(self) -> MemoryLedger:
+        """Entries of an old organization around one of a new one."""
+        ledger = MemoryLedger()
+        for name in (ACME, "org_new", ACME):
+            ledger.seal(document(1, organization_id=name))
+        return ledger
+
+    def test_the_registry_is_asked_again(self, ledger) -> None:
+        """An entry of somebody unknown is passed over only by an answer that is newer than the entry."""
+        found = EntrySource(ledger, Entitled("org_new"), lambda: TODAY).read_on(ORIGIN, 0, 10)
+        assert [one.reason for one in found] == ["", "", ""]
+
+    def test_until_it_can_be_asked_delivery_waits(self, ledger) -> None:
+        """What stands before the entry is delivered, the entry itself is waited for."""
+        entitled = Entitled("org_new", fresh=False)
+        source = EntrySource(ledger, entitled, lambda: TODAY)
+        assert [one.index for one in source.read_on(ORIGIN, 0, 10)] == [0]
+        entitled.fresh = True
+        assert [one.reason for one in source.read_on(ORIGIN, 1, 10)] == ["", ""]
+
+    def test_once_is_enough(self, ledger) -> None:
+        """Up to where the ledger ended when the registry answered, it is not asked again."""
+        entitled = Entitled()
+        source = EntrySource(ledger, entitled, lambda: TODAY)
+        source.read_on(ORIGIN, 0, 1)
+        source.read_on(ORIGIN, 0, 2)
+        entitled.fresh = False
+        assert [one.reason for one in source.read_on(ORIGIN, 0, 10)] == ["", "organization", ""]
+        ledger.seal(document(1, organization_id="org_new"))
+        assert len(source.read_on(ORIGIN, 0, 10)) == 3
 
 
 class TestErasure:

@@ -18,6 +18,7 @@ from klyra_audit.catalog import Catalog
 from klyra_audit.errors import Rejected
 from klyra_audit.event import Actor
 from klyra_audit.format import sections
+from klyra_audit.format.frame import read_blob_frames
 from klyra_audit.format.leaf import Kind
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.forward.message import decode_message
@@ -293,6 +294,29 @@ class TestReplayed:
         report = verify_target(world.root, Options(policy=None, patience=0.0))
         assert report.exit_status == 0
         assert len(world.events("order.refunded")) == 1
+
+
+def test_nobody_else_tells_of_a_replay(world) -> None:
+    """A sender that says so is not believed: what waits would look replayed."""
+    resource = {"type": "quarantine", "id": "qtn_1", "name": None}
+    own = otlp.prepared(event_type="quarantine.replayed", action="update", resource=resource, metadata={})
+    attributes = {"klyra.actor.id": "usr_1", "klyra.resource.id": "qtn_1"}
+    foreign = otlp.foreign({"event_name": "quarantine.replayed", "attributes": attributes})
+    world.send([*decode_protobuf(otlp.own_form(own)), *decode_protobuf(foreign)])
+    cores = [json.loads(item.body.sections.core) for item in world.quarantined()]
+    assert [core["pointer"] for core in cores] == ["/event_type", "/event_type"]
+    assert world.events("quarantine.replayed") == []
+
+
+def test_a_conflict_says_whose_key_brought_it(world) -> None:
+    """What is kept of it is the event's document."""
+    world.send(decode_protobuf(otlp.foreign(MAPPED)))
+    world.send(decode_protobuf(otlp.foreign(MAPPED | {"body": "other"})))
+    [path] = DataDirectory(world.root).quarantine.rglob("*.frames")
+    [(_, _, kept)] = read_blob_frames(path.read_bytes())
+    found = KeptInput.unpack(kept.payload)
+    assert (found.encoding, found.key_id) == ("document", "key_sender")
+    assert json.loads(found.content)["event_type"] == "user.removed"
 
 
 class TestStillRefused:

@@ -162,14 +162,23 @@ class TestReplayed:
         assert found.replayed_as == "log_first0001"
 
     @pytest.mark.parametrize(
-        "members", [{"status": "failure"}, {"organization_id": OTHER}, {"metadata": {}}, {"metadata": {"entry_id": 1}}]
+        "members", [{"status": "failure"}, {"organization_id": OTHER}, {"metadata": {"entry_id": 1}}]
     )
     def test_what_tells_of_nothing_changes_nothing(self, store, ledger, follow, members) -> None:
-        """A failure, another organization's entry, and one that names no entry."""
+        """A failure, another organization's entry, and one that no collector writes."""
         ledger.seal(replayed(ledger.quarantine(), **members))
         follow()
         [found] = store.quarantined(search(), 10)
         assert found.replayed_as is None
+
+    def test_it_stays_replayed_when_its_entry_is_erased(self, store, ledger, follow) -> None:
+        """A store built again still knows that nothing waits."""
+        record = ledger.quarantine()
+        ledger.seal(replayed(record, metadata={}))
+        follow()
+        [found] = store.quarantined(search(), 10)
+        assert found.replayed_as == ""
+        assert store.quarantine_backlog(TODAY).waiting == 0
 
 
 class TestCounts:
