@@ -192,7 +192,8 @@ class TestFiles:
         assert hashes["klyra.audit/1#moderation.created"] == hashlib.sha256(created.read_bytes()).hexdigest()
         assert hashes.keys() == CATALOG.schemas().keys()
         assert CATALOG.schemas()[ENTRY_SCHEMA] == (SCHEMAS / "entry.schema.json").read_bytes()
-        not_sealed = {(SCHEMAS / f"{name}.schema.json").read_bytes() for name in ("catalog", "export-manifest", "mapping")}
+        others = ("catalog", "export-manifest", "mapping")
+        not_sealed = {(SCHEMAS / f"{name}.schema.json").read_bytes() for name in others}
         files = {path.read_bytes() for path in FILES} - not_sealed
         assert set(CATALOG.schemas().values()) == files
 
