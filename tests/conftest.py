@@ -40,6 +40,18 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Fail a test that was skipped for want of a peer program where none may be missing, wherever it said so."""
+    report = yield
+    if PEERS_ARE_REQUIRED and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason.startswith(WANT):
+            report.outcome = "failed"
+            report.longrepr = f"{reason.removeprefix(WANT)} is required here (KLYRA_REQUIRE_PEERS=1); run `make peers`"
+    return report
+
+
 @pytest.fixture
 def data_directory(tmp_path: Path) -> Path:
     """A data directory that does not exist yet, as on a first start."""
@@ -66,11 +78,8 @@ def require_peer() -> Callable[[str, object], None]:
     """
 
     def require(name: str, available: object) -> None:
-        if available:
-            return
-        if PEERS_ARE_REQUIRED:
-            pytest.fail(f"{name} is required here (KLYRA_REQUIRE_PEERS=1); run `make peers`", pytrace=False)
-        pytest.skip(WANT + name)
+        if not available:
+            pytest.skip(WANT + name)
 
     return require
 
