@@ -183,7 +183,7 @@ def _refused(error: Rejected) -> JsonObject:
     """Return what the entry says of an input that still is no event."""
     told: JsonObject = {"accepted": 0, "refused": 1, "code": error.code}
     if isinstance(error, InvalidEvent):
-        return told | {"reason": error.reason, "pointer": error.pointer}
+        return told | {"reason": error.reason} | ({"pointer": error.pointer} if error.pointer else {})
     return told | {"reason": str(error.args[0])}
 
 

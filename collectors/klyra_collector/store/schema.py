@@ -174,9 +174,12 @@ def _migrate(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == VERSION:
         return
-    if version:
+    if version > VERSION:
         raise StoreDamaged(f"The store is of version {version}, not {VERSION}.", remedy=_REBUILD)
     indexes = [_FILTER_INDEX.format(column) for column in (*WORD_COLUMNS, *TEXT_COLUMNS)]
-    for statement in (*_TABLES.split(";"), *TABLES.split(";"), *indexes):
-        connection.execute(statement)
+    # Quarantined input that a store of version 1 has passed by is listed only in one that is built again.
+    of_version = {1: (*_TABLES.split(";"), *indexes), 2: TABLES.split(";")}
+    for statements in (statements for number, statements in of_version.items() if number > version):
+        for statement in statements:
+            connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")

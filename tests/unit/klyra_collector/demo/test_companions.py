@@ -16,16 +16,19 @@ from klyra_collector.demo.companions import SERVICE, TRAFFIC, example_traffic, m
 PATIENCE_SECONDS = 30
 
 
-def test_the_service_gets_its_settings_and_nothing_of_ours(monkeypatch) -> None:
+def test_the_service_gets_its_settings_and_nothing_of_ours(monkeypatch, tmp_path) -> None:
     """Its environment names the collector, the key and the organization, and no other KLYRA_ variable."""
     monkeypatch.setenv("KLYRA_REGISTRY__URL", "sqlite:///elsewhere")
-    program = moderation_service(listen="127.0.0.1:8090", endpoint="http://127.0.0.1:4318", emit_key="secret")
+    program = moderation_service(
+        listen="127.0.0.1:8090", endpoint="http://127.0.0.1:4318", emit_key="secret", spool=tmp_path
+    )
     ours = {name: value for name, value in program.env.items() if name.startswith("KLYRA_")}
     assert program.name == SERVICE
     assert ours == {
         "KLYRA_AUDIT_ENDPOINT": "http://127.0.0.1:4318",
         "KLYRA_AUDIT_API_KEY": "secret",
         "KLYRA_AUDIT_ORGANIZATION_ID": "org_demo",
+        "KLYRA_AUDIT_SPOOL": str(tmp_path),
     }
     assert not any("secret" in argument for argument in program.argv)
 
@@ -46,9 +49,9 @@ def test_a_search_path_of_ours_is_kept(monkeypatch) -> None:
     assert others == ["/somewhere"]
 
 
-def test_they_start_as_they_are_told() -> None:
+def test_they_start_as_they_are_told(tmp_path) -> None:
     """The service runs from its folder among the examples, guarded, and says what it needs when it is not told."""
-    program = moderation_service(listen="127.0.0.1:0", endpoint="", emit_key="")
+    program = moderation_service(listen="127.0.0.1:0", endpoint="", emit_key="", spool=tmp_path)
     done = subprocess.run(program.argv, env=program.env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
