@@ -35,13 +35,19 @@ class OtlpHttpTransport:
         headers = {"Authorization": f"Bearer {api_key}", "Content-Type": _PROTOBUF}
         self._open = partial(httpx.Client, base_url=endpoint, headers=headers, timeout=timeout)
         self._client = self._open()
+        self._of_parents: list[httpx.Client] = []
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
     def after_fork(self) -> None:
-        """In a forked child: use connections of its own; those of the parent are not touched."""
+        """In a forked child: use connections of its own; those of the parent are not touched.
+
+        They are kept: to close them takes locks that a thread of the parent may have held, and to drop them leaves
+        unclosed sockets to the interpreter, which says so.
+        """
+        self._of_parents.append(self._client)
         self._client = self._open()
 
     def __enter__(self) -> Self:
