@@ -48,11 +48,12 @@ export class Menu extends EventTarget {
     this.#value.textContent = value ?? "Any";
     const initial = defaultFilters();
     this.root.classList.toggle("is-set", this.#names.some((name) => String(filters[name]) !== String(initial[name])));
-    // Another menu's values are applied a moment after this one was opened: what is being written here stays.
-    if (!this.root.open || !this.#edited) this.#fill(filters);
+    // Another menu's values are applied a moment after this one was opened, maybe after it was closed: what was written
+    // here and is not applied yet stays.
+    if (!this.#edited) this.#fill(filters);
   }
 
-  /** Forgets what was written, so that the next `show` fills the controls even while it is open. */
+  /** Forgets what was written, so that the next `show` fills the controls. */
   discard() {
     this.#edited = false;
   }
@@ -76,6 +77,7 @@ export class Menu extends EventTarget {
   #toggled() {
     if (this.root.open) return;
     if (!this.#form.checkValidity()) this.#fill(this.#shown);
+    this.#edited = false;
     this.dispatchEvent(new Event("apply"));
   }
 

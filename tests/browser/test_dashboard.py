@@ -226,6 +226,21 @@ class TestFilters:
         expect(page).to_have_url(re.compile("client_ip"))
         assert address(page) == {"actions": ["update"], "client_ip": ["2001:db8::/32"]}
 
+    def test_what_was_written_and_closed_survives_another_menus_apply(self, page: Page, site: Site) -> None:
+        """Somebody faster than the page closes a menu before the one before it was applied; both are applied."""
+        sign_in(page, site)
+        menu(page, "Action").get_by_role("checkbox", name="update").check()
+        page.evaluate("""() => {
+            const next = document.querySelector("details[data-filter=address]");
+            next.open = true;
+            const field = next.querySelector("input[name=client_ip]");
+            field.value = "2001:db8::/32";
+            field.dispatchEvent(new InputEvent("input", { bubbles: true }));
+            next.open = false;
+        }""")
+        expect(page).to_have_url(re.compile("client_ip"))
+        assert address(page) == {"actions": ["update"], "client_ip": ["2001:db8::/32"]}
+
     def test_escape_discards_what_was_not_applied(self, page: Page, site: Site) -> None:
         """Escape in a menu changes nothing, closes it and returns the focus to it."""
         sign_in(page, site)
