@@ -1,0 +1,1 @@
+"""Elasticsearch as a store: data streams by retention policy, written append-only behind the ledger."""
