@@ -39,6 +39,7 @@ class CopyDocument:
         expire_day: until which UTC day it is shown, the first day on which it is not.
         fields: everything that it is shown by or found by.
         sections: what its commitments are over; None where the copy keeps only what it shows.
+        is_spare: it is kept besides the entry's own document, such as for a legal hold, and doubles nothing.
     """
 
     log: str
@@ -48,6 +49,7 @@ class CopyDocument:
     expire_day: int
     fields: Fields
     sections: CopySections | None = None
+    is_spare: bool = False
 
 
 class CopyReader(Protocol):

@@ -1,0 +1,103 @@
+"""The entries in Elasticsearch as a copy: every document of every entry stream, at one point in time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, Self
+
+from klyra_collector.verify.elasticsearch_documents import document_of, fields_of
+from klyra_collector.verify.elasticsearch_ledger import LEDGER_INDEX, MAX_INDEX, LedgerIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from klyra_audit.format.canonical import JsonObject
+    from klyra_audit.format.sections import SectionName
+    from klyra_collector.verify.copies import CopyDocument, Fields
+    from klyra_collector.verify.elasticsearch_client import ElasticsearchClient, Hit, PointInTime
+
+ENTRY_STREAMS: Final = "klyra-audit-*,-klyra-audit-ledger*,-klyra-audit-health*,-klyra-audit-quarantine*"
+QUARANTINE_STREAMS: Final = "klyra-audit-quarantine*"
+REFRESH_SECONDS: Final = 6.0  # the streams' refresh_interval is 5 s
+
+_LOG: Final = "klyra.log"
+_INDEX: Final = "klyra.index"
+
+
+class ElasticsearchCopy:
+    """A `CopyReader`, to be closed. What the ledger's copy says was stored is looked up first, the entries later.
+
+    Args:
+        client: to ask with.
+    """
+
+    personal: Mapping[SectionName, tuple[str, ...]] = {}
+    name = "elasticsearch"
+
+    def __init__(self, client: ElasticsearchClient) -> None:
+        self._client = client
+        self._stack = ExitStack()
+        self._entries: PointInTime | None = None
+        self._quarantine: PointInTime | None = None
+        self.ledger = LedgerIndex(self._stack.enter_context(client.point_in_time(LEDGER_INDEX)))
+        self._looked = client.clock()
+        self._cursors: dict[str, int] | None = None
+
+    def close(self) -> None:
+        """Let go of the points in time, and of the connection."""
+        self._stack.close()
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def cursors(self) -> Mapping[str, int]:
+        """See `CopyReader`: a bundle is written once its entries are."""
+        if self._cursors is None:
+            self._cursors = self.ledger.sizes()
+        return self._cursors
+
+    def documents(self, log: str) -> Iterator[CopyDocument]:
+        """See `CopyReader`."""
+        for hit in self.hits(log):
+            yield document_of(hit, log, hit.order[0])
+
+    def hits(self, log: str) -> Iterator[Hit]:
+        """Yield the entry documents of a shard as they are, by ascending index.
+
+        Raises:
+            CannotVerify: the cluster cannot be read.
+        """
+        return self._view().documents(_sealed([log]), _INDEX)
+
+    def quarantined(self, log: str) -> Iterator[Hit]:
+        """Yield the documents of a shard's quarantined input as they are, by ascending index; raises as `hits`."""
+        if self._quarantine is None:
+            self._quarantine = self._stack.enter_context(self._client.point_in_time(QUARANTINE_STREAMS))
+        return self._quarantine.documents(_sealed([log]), _INDEX)
+
+    def strays(self) -> Iterator[str]:
+        """See `CopyReader`."""
+        query: JsonObject = {"bool": {"must_not": [_sealed(sorted(self.cursors()))]}}
+        for hit in self._view().documents(query):
+            yield f"the document {hit.id} in {hit.backing_index} is of no shard that klyra-audit-ledger knows"
+        yield from self.ledger.strays()
+
+    def fields_of(self, entry: JsonObject) -> Fields:
+        """See `CopyReader`."""
+        return fields_of(entry)
+
+    def _view(self) -> PointInTime:
+        """Return the entries as they stand a moment after the ledger's copy: by then a search finds what it names."""
+        if self._entries is None:
+            self._client.sleep(max(0.0, REFRESH_SECONDS - (self._client.clock() - self._looked)))
+            self._entries = self._stack.enter_context(self._client.point_in_time(ENTRY_STREAMS))
+        return self._entries
+
+
+def _sealed(logs: list[str]) -> JsonObject:
+    """Return the query for documents that claim a place in one of some shards."""
+    return {"bool": {"filter": [{"terms": {_LOG: logs}}, {"range": {_INDEX: {"gte": 0, "lte": MAX_INDEX}}}]}}
