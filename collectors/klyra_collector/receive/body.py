@@ -11,7 +11,7 @@ from klyra_audit.errors import Rejected, RetryLater
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from klyra_collector.receive.budget import Reservation
+    from klyra_collector.fair_budget import Reservation
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024  # opentelemetry-proto specification 1.11: recommended default, also inflated
 

@@ -18,8 +18,8 @@ import structlog
 from klyra_audit import resources
 from klyra_audit.catalog import Catalog
 from klyra_audit.validation import Validator
+from klyra_collector.fair_budget import FairBudget
 from klyra_collector.observe import CollectorMetrics, ExpiryMetrics, TlsMetrics
-from klyra_collector.receive.budget import InflightBudget
 from klyra_collector.receive.forward.assembly import receiving_forward
 from klyra_collector.receive.ingest import Ingest
 from klyra_collector.receive.listening import listen, unlinked_at_end
@@ -127,7 +127,12 @@ async def _serve_collector(
 ) -> None:
     validator = Validator(catalog)
     senders = Senders(registry)
-    sealer = Sealer(ledger, metrics, max_waiting_bytes=settings.intake.max_waiting_bytes)
+    sealer = Sealer(
+        ledger,
+        metrics,
+        max_waiting_bytes=settings.intake.max_waiting_bytes,
+        max_waiting_seconds=settings.intake.max_waiting_seconds,
+    )
     metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
     metrics.watch_shard(lambda: ledger.year_start_us)
     pipeline = pipeline_of(settings, senders=senders, catalog=catalog, validator=validator, sealer=sealer)
@@ -135,7 +140,7 @@ async def _serve_collector(
     ingest = Ingest(
         pipeline=pipeline,
         senders=senders,
-        budget=InflightBudget(intake.max_inflight_bytes),
+        budget=FairBudget(intake.max_inflight_bytes),
         rates=OrganizationRates(intake.organization_events_per_second, intake.organization_burst),
         observer=metrics,
         max_request_bytes=intake.max_request_bytes,
