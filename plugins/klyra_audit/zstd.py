@@ -11,10 +11,6 @@ if TYPE_CHECKING:
 _CHUNK: Final = 512
 
 
-class BreaksOff(ValueError):
-    """The last frame is not there as a whole. The library's own reader of streams takes that for the end."""
-
-
 def inflate(zstandard: Any, content: bytes, max_window: int) -> Iterator[bytes]:  # noqa: ANN401 - a module without types
     """Yield what all frames hold, at most some mebibytes at once.
 
@@ -24,7 +20,7 @@ def inflate(zstandard: Any, content: bytes, max_window: int) -> Iterator[bytes]:
         max_window: bytes of memory that a frame may ask for.
 
     Raises:
-        BreaksOff: the last frame is not whole.
+        EOFError: the last frame is not whole; the library's own reader of streams takes that for the end.
         zstandard.ZstdError: this is not zstd.
     """
     view, position = memoryview(content), 0
@@ -33,7 +29,7 @@ def inflate(zstandard: Any, content: bytes, max_window: int) -> Iterator[bytes]:
         while not frame.eof:
             taken = view[position : position + _CHUNK]
             if not taken:
-                raise BreaksOff
+                raise EOFError("the last frame is not whole")
             piece = frame.decompress(taken)
             position += len(taken) - len(frame.unused_data)
             yield piece

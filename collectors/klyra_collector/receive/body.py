@@ -141,7 +141,7 @@ def _unzstd(body: bytes) -> Iterator[bytes]:
     zstandard = _zstandard()
     try:
         yield from zstd.inflate(zstandard, body, _MAX_ZSTD_WINDOW)
-    except zstd.BreaksOff as error:
+    except EOFError as error:
         raise _too_short("zstd") from error
     except zstandard.ZstdError as error:
         raise _not_that("zstd", error) from error

@@ -83,7 +83,7 @@ def _inflate_zstd(content: bytes) -> Iterator[bytes]:
         raise _unreadable()
     try:
         yield from zstd.inflate(zstandard, content, _MAX_ZSTD_WINDOW)
-    except (zstd.BreaksOff, zstandard.ZstdError) as error:
+    except (EOFError, zstandard.ZstdError) as error:
         raise _unreadable() from error
 
 
