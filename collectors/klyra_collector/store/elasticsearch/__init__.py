@@ -1,0 +1,1 @@
+"""Elasticsearch as the home of the logs (DESIGN section 8)."""
