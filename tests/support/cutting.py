@@ -24,10 +24,10 @@ class Proxy:
         cuts: how often that was done.
     """
 
-    def __init__(self, upstream: str) -> None:
-        host, _, port = upstream.rpartition(":")
-        self._upstream = (host, int(port))
-        self._listening = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, upstream: str, port: int = 0) -> None:
+        host, _, far_port = upstream.rpartition(":")
+        self._upstream = (host, int(far_port))
+        self._listening = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
@@ -91,9 +91,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(upstream: str) -> Iterator[Proxy]:
-    """Give a proxy to an address, `host:port`."""
-    made = Proxy(upstream)
+def proxy(upstream: str, port: int = 0) -> Iterator[Proxy]:
+    """Give a proxy to an address, `host:port`, on a port that is free unless one is given."""
+    made = Proxy(upstream, port)
     try:
         yield made
     finally:
