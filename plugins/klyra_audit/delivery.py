@@ -149,7 +149,8 @@ class Delivery:
 
     def notify(self) -> None:
         """Say that there is something to deliver."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def flush(self, timeout: float) -> bool:
         """Deliver in this thread too; return whether nothing of this process is left to be delivered."""
