@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from klyra_audit import timestamps
@@ -88,12 +89,15 @@ class ForwardTransport:
 
 
 def entry_of(batch: Batch, spooled: SpooledEvent) -> tuple[int, dict[str, Any]]:
-    """Return the time and the record of an event in our own form: the attributes of its OTLP form are members."""
+    """Return the time and the record of an event in our own form: the attributes of its OTLP form are members.
+
+    Bytes are written as base64, which also survives what knows JSON alone.
+    """
     event, document = spooled.event, spooled.event.document
     record: dict[str, Any] = {
         "event_name": document["event_type"],
         "body": event.encoded.decode(),
-        "klyra.salts": event.salts,
+        "klyra.salts": base64.b64encode(event.salts).decode(),
         "klyra.emitter.seq": spooled.sequence,
         "resource": _resource(batch),
     }
@@ -103,14 +107,14 @@ def entry_of(batch: Batch, spooled: SpooledEvent) -> tuple[int, dict[str, Any]]:
     return min(max(0, timestamps.to_nanoseconds(document["timestamp"])), _LATEST), record
 
 
-def _resource(batch: Batch) -> dict[str, str | bytes]:
+def _resource(batch: Batch) -> dict[str, str]:
     identity = batch.identity
-    resource: dict[str, str | bytes] = {
+    resource = {
         "service.name": identity.service_name,
         "klyra.emitter.id": identity.emitter_id,
         "klyra.emitter.boot": identity.boot,
         "klyra.organization.id": identity.organization_id,
     }
     if batch.signed is not None:
-        resource |= {BATCH: batch.signed.note.decode(), COMMITS: batch.signed.commits}
+        resource |= {BATCH: batch.signed.note.decode(), COMMITS: base64.b64encode(batch.signed.commits).decode()}
     return resource
