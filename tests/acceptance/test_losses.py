@@ -27,13 +27,13 @@ SENDERS = ("sdk", "emitter")
 HEAD = "| what happens | the stock SDK loses | the emitter loses |"
 ROWS = {
     "burst": "10,000 events at once, then an end in good order",
-    "outage": "the collector is away for 15 s and comes back; the application goes on",
+    "outage": "the collector is away for 12 s and comes back; the application goes on",
     "terminated": "SIGTERM, as at every deployment",
     "killed": "`kill -9`, or out of memory",
     "forked": "a child process that ends as `multiprocessing` ends them",
 }
 COUNTS = dict.fromkeys(ENDINGS, 400) | {"burst": 10_000}
-AWAY_SECONDS = 15  # the exporter tries for 10
+AWAY_SECONDS = 12  # the exporter tries for 10
 
 
 @pytest.fixture(scope="module")
