@@ -6,6 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from klyra_audit import timestamps
+from klyra_audit.forward import library
 from klyra_audit.otlp import BATCH, COMMITS, draft_attributes
 from klyra_audit.transports.forward import DEFAULT_TIMEOUT, ForwardClient
 
@@ -35,6 +36,9 @@ class ForwardTransport:
         timeout: seconds to connect, and to wait for each acknowledgement.
         compressed: how chunks are compressed; None for not at all, which every receiver reads.
         tag: of every chunk, by which pipelines in between route.
+
+    Raises:
+        MissingExtra: the extra `forward` is not installed.
     """
 
     # Each entry has all the commits that its batch's signature speaks of, since a pipeline may take entries apart.
@@ -53,6 +57,7 @@ class ForwardTransport:
         compressed: Literal["gzip", "zstd"] | None = None,
         tag: str = TAG,
     ) -> None:
+        library.msgpack()  # here, not when the first event is sent
         self._compressed = compressed
         self._tag = tag
         self._client = ForwardClient(
@@ -78,7 +83,7 @@ class ForwardTransport:
 
         Raises:
             RetryLater: no acknowledgement came.
-            Paused: the shared key, the user or the certificate is refused, or the extra `forward` is not installed.
+            Paused: the shared key, the user or the certificate is refused.
         """
         entries = [entry_of(batch, spooled) for spooled in batch.events]
         self._client.send(self._tag, entries, compressed=self._compressed)

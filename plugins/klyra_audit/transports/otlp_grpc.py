@@ -43,6 +43,7 @@ _EXHAUSTED = "RESOURCE_EXHAUSTED"
 _NOT_THERE = "UNIMPLEMENTED"
 
 _FORK_WAIT_SECONDS = 2.0
+_PACKAGES = {"grpc": "grpcio", "google": "googleapis-common-protos"}
 # The delivery decides how long to wait; the library's own waits, up to two minutes, would come on top.
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -226,7 +227,7 @@ def load_library(name: str) -> Any:  # noqa: ANN401 - a module
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtra(
-            f"OTLP over gRPC needs the library {name.partition('.')[0]}, which is not installed.",
+            f"OTLP over gRPC needs the library {_PACKAGES[name.partition('.')[0]]}, which is not installed.",
             remedy="Install klyra-audit[grpc].",
         ) from error
 

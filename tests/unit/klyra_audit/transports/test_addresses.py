@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from klyra_audit.errors import Paused
+from klyra_audit.forward.errors import MissingExtra as ForwardMissingExtra
 from klyra_audit.receipt import ReceiptMismatch
 from klyra_audit.transports.addresses import AddressUnusable, transport_to
 from klyra_audit.transports.client_tls import ClientTls, TlsUnusable
@@ -97,13 +98,20 @@ def test_an_address_that_leads_nowhere_is_refused(address, receipts_from) -> Non
     )
 
 
-@pytest.mark.parametrize("missing", ["grpc", "google.rpc.error_details_pb2"])
-def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch, missing) -> None:
-    """The base install stays small."""
+@pytest.mark.parametrize(
+    ("missing", "package", "kind", "error"),
+    [
+        ("grpc", "grpcio", "grpc", MissingExtra),
+        ("google.rpc.error_details_pb2", "googleapis-common-protos", "grpc", MissingExtra),
+        ("msgpack", "msgpack", "forward", ForwardMissingExtra),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch, missing, package, kind, error) -> None:
+    """At once; the base install stays small."""
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(MissingExtra, match=missing.partition(".")[0]) as caught:
-        way("grpc://collector.example")
-    assert (caught.value.code, "klyra-audit[grpc]" in caught.value.remedy) == ("missing_extra", True)
+    with pytest.raises(error, match=package) as caught:
+        way(f"{kind}://collector.example")
+    assert (caught.value.code, f"klyra-audit[{kind}]" in caught.value.remedy) == ("missing_extra", True)
 
 
 @pytest.mark.parametrize("address", ["https://a", "grpcs://a", "forwards://a"])
