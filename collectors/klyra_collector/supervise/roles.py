@@ -27,6 +27,7 @@ from klyra_collector.receive.otlp_grpc import receiving_grpc
 from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.rates import OrganizationRates
+from klyra_collector.receive.receipts import Receipts
 from klyra_collector.receive.senders import Senders
 from klyra_collector.receive.tls import load_tls
 from klyra_collector.registry import Registry
@@ -158,7 +159,8 @@ async def _serve_collector(
     stop_draining = asyncio.Event()
     sealing = asyncio.create_task(sealer.run())
     draining = asyncio.create_task(drain.run(stop_draining))
-    app = create_app(ingest, metrics.render, lambda: ledger.halted is None)
+    receipts = Receipts(settings.data_directory, ledger.identity.org_salt)
+    app = create_app(ingest, receipts, metrics.render, lambda: ledger.halted is None)
     # Everything made so far lives as long as the process; walking it again and again cost a fifth of the hot path.
     gc.collect()
     gc.freeze()
@@ -203,6 +205,7 @@ async def _serve_collector(
         await draining
         sealer.close()
         await sealing
+        receipts.close()
 
 
 def _expiring(
