@@ -24,8 +24,9 @@ from klyra_collector.cli.administration import (
 from klyra_collector.config import Settings
 from klyra_collector.registry.policies import Policies
 from klyra_collector.store.elasticsearch.api_keys import make_keys
-from klyra_collector.store.elasticsearch.connection import Flavor, connect, parse, probe
+from klyra_collector.store.elasticsearch.connection import ClusterUrl, Flavor, connect, parse, probe
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
+from klyra_collector.store.elasticsearch.privileges import check_writer
 from klyra_collector.store.elasticsearch.setup import State, apply, check_effective, plan
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def elasticsearch(
     if only_print:
         _print(definitions(retained, Flavor.SERVERLESS if serverless else Flavor.DEFAULT))
         return
-    with _explained(), contextlib.closing(_client(url, data)) as client:
+    with _explained(), contextlib.closing(connect(cluster := _cluster(url, data))) as client:
         server = probe(client)
         say(
             f"Elasticsearch {server.version}, {server.flavor.value}; policies {', '.join(one.name for one in retained)}"
@@ -109,8 +110,7 @@ def elasticsearch(
         apply(client, changes, _tell)
         check_effective(client, wanted)
         if keys is not None:
-            for key in make_keys(client, keys, renew=new_keys):
-                say(f"{'made' if key.is_new else 'kept'}    API key {key.purpose}: {key.path}")
+            _make_keys(client, cluster, keys, renew=new_keys)
     answer(f"ready   {sum(change.state is not State.SAME for change in changes)} of {len(changes)} changed")
 
 
@@ -134,13 +134,23 @@ def _policies(given: Sequence[str], data: Path) -> list[Retained]:
     return sorted(found, key=lambda one: (one.days, one.name))
 
 
-def _client(url: str | None, data: Path) -> Elasticsearch:
+def _make_keys(client: Elasticsearch, cluster: ClusterUrl, folder: Path, *, renew: bool) -> None:
+    """Make the keys and ask the cluster what the writer's may do: a cluster's own roles could let it do more."""
+    made = make_keys(client, folder, renew=renew)
+    for key in made:
+        say(f"{'made' if key.is_new else 'kept'}    API key {key.purpose}: {key.path}")
+    (writer,) = (key.path for key in made if key.purpose == "writer")
+    with contextlib.closing(connect(ClusterUrl(cluster.hosts, f"file:{writer}", authority=cluster.authority))) as own:
+        check_writer(own)
+
+
+def _cluster(url: str | None, data: Path) -> ClusterUrl:
     chosen = url or Settings.load(data=data).store.url
     if chosen is None:
         raise Rejected(
             "No cluster is named.", remedy="Give its URL, or set store.url in the configuration.", code="bad_url"
         )
-    return connect(parse(chosen, "URL" if url else "store.url"))
+    return parse(chosen, "URL" if url else "store.url")
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class Flavor(Enum):
     SERVERLESS = "serverless"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ClusterUrl:
     """Where a cluster is and who we are there.
 
