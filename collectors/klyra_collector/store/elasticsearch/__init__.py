@@ -1,1 +1,1 @@
-"""Elasticsearch as the home of the logs (DESIGN section 8)."""
+"""Elasticsearch as a store: data streams by retention policy, written append-only behind the ledger."""
