@@ -18,9 +18,9 @@ from klyra_audit.mapping.table import Additions, BadMapping, EventTypeRule
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.destination_settings import DestinationSettings  # noqa: TC001 - pydantic reads it
 from klyra_collector.receive.body import MAX_REQUEST_BYTES
-from klyra_collector.receive.budget import MAX_INFLIGHT_BYTES
+from klyra_collector.receive.ingest import MAX_INFLIGHT_BYTES
 from klyra_collector.seal.recent import LEAST_DAYS
-from klyra_collector.seal.sealer import MAX_WAITING_BYTES
+from klyra_collector.seal.sealer import MAX_WAITING_BYTES, MAX_WAITING_SECONDS
 from klyra_collector.secret_reference import is_reference
 
 DEFAULT_FILE = Path("klyra-audit.toml")
@@ -276,6 +276,7 @@ class IntakeSettings(_Section):
         max_request_bytes: of one request, as sent and inflated.
         max_inflight_bytes: of all requests being worked on.
         max_waiting_bytes: of records waiting for the next commit.
+        max_waiting_seconds: how long records may have waited when more are still taken.
         recognised_days: UTC days for which an event's id is recognised as a repeat; 2 make at least 24 hours.
         organization_events_per_second: what each organization may send in the long run; 0 for no limit.
         organization_burst: events it may send at once after a pause.
@@ -284,6 +285,7 @@ class IntakeSettings(_Section):
     max_request_bytes: int = Field(MAX_REQUEST_BYTES, gt=0)
     max_inflight_bytes: int = Field(MAX_INFLIGHT_BYTES, gt=0)
     max_waiting_bytes: int = Field(MAX_WAITING_BYTES, gt=0)
+    max_waiting_seconds: float = Field(MAX_WAITING_SECONDS, gt=0)
     recognised_days: int = Field(LEAST_DAYS, ge=LEAST_DAYS)
     organization_events_per_second: float = Field(0, ge=0)
     organization_burst: int = Field(10_000, gt=0)

@@ -72,6 +72,15 @@ export class Api extends EventTarget {
   }
 
   /**
+   * @param {object} query filters as the API names them, with `buckets` and `top`
+   * @param {AbortSignal} signal
+   * @returns {Promise<{total: number, first: string|null, last: string|null, interval_seconds: number, buckets: object[]}>}
+   */
+  summary(query, signal) {
+    return this.#json("audit-logs/summary", { method: "POST", signal, ...jsonBody(query) });
+  }
+
+  /**
    * @param {string} id
    * @returns {Promise<object>} one entry
    */

@@ -3,6 +3,7 @@ import { EntryDetails } from "./details.js";
 import { EntryTable } from "./table.js";
 import { ExportDialog } from "./export.js";
 import { FilterBar } from "./filter-bar.js";
+import { Histogram } from "./histogram.js";
 import { SignIn } from "./sign-in.js";
 import { Viewer } from "./viewer.js";
 import { button, element } from "./dom.js";
@@ -131,6 +132,7 @@ class AuditLog extends HTMLElement {
 
 customElements.define("klyra-sign-in", SignIn);
 customElements.define("klyra-filter-bar", FilterBar);
+customElements.define("klyra-histogram", Histogram);
 customElements.define("klyra-entry-table", EntryTable);
 customElements.define("klyra-entry-details", EntryDetails);
 customElements.define("klyra-export-dialog", ExportDialog);

@@ -20,6 +20,7 @@ export class Viewer extends HTMLElement {
   #onPopState = () => this.#follow();
 
   #filterBar = document.createElement("klyra-filter-bar");
+  #histogram = document.createElement("klyra-histogram");
   #table = document.createElement("klyra-entry-table");
   #details = document.createElement("klyra-entry-details");
   #export = document.createElement("klyra-export-dialog");
@@ -43,6 +44,7 @@ export class Viewer extends HTMLElement {
     this.#eventTypes = eventTypes;
     this.#list = new EntryList(api);
     this.#filterBar.build(eventTypes);
+    this.#histogram.build(api);
     this.#table.build(eventTypes);
     this.#details.build(eventTypes);
     this.#export.build(api, session, plan);
@@ -52,7 +54,7 @@ export class Viewer extends HTMLElement {
       this.#filterBar,
       this.#toolbar(),
       element("main", { class: "results" },
-        element("div", { class: "entries" }, this.#warnings, this.#message, this.#table),
+        element("div", { class: "entries" }, this.#histogram, this.#warnings, this.#message, this.#table),
         this.#details),
       this.#export);
   }
@@ -66,6 +68,7 @@ export class Viewer extends HTMLElement {
     window.removeEventListener("popstate", this.#onPopState);
     this.#live.stop();
     this.#list.stop();
+    this.#histogram.stop();
   }
 
   /** @param {string} text said to the reader, for what concerns the whole page */
@@ -101,6 +104,7 @@ export class Viewer extends HTMLElement {
   #listen() {
     this.#list.addEventListener("change", () => this.#render());
     this.#filterBar.addEventListener("filters-change", (event) => this.#filter(event.detail));
+    this.#histogram.addEventListener("narrow", (event) => this.#narrow(event.detail));
     this.#table.addEventListener("entry-open", (event) => this.#open(event.detail));
     this.#table.addEventListener("load-more", () => this.#list.more());
     this.#details.addEventListener("close", () => this.#close());
@@ -135,8 +139,11 @@ export class Viewer extends HTMLElement {
     this.#filter({ ...this.#view.filters, ...part });
   }
 
-  #search() {
-    return this.#list.load(toQuery(this.#view.filters, this.#eventTypes, Date.now()));
+  /** Both ask for the same, so that together they are one entry in the log they read. */
+  async #search() {
+    const query = toQuery(this.#view.filters, this.#eventTypes, Date.now());
+    await this.#list.load(query);
+    if (this.isConnected) await this.#histogram.load(query);
   }
 
   #go(change, { replace = false } = {}) {
@@ -216,6 +223,7 @@ export class Viewer extends HTMLElement {
 
   #render() {
     const { filters, zone } = this.#view;
+    this.#histogram.show(zone);
     this.#table.show(this.#list, zone);
     this.#table.mark(this.#view.entryId);
     this.#zoneButton.setAttribute("aria-pressed", String(zone === "utc"));

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from klyra_audit.event import Actor, AuditEvent, Resource
     from klyra_audit.receipt import Receipt
     from klyra_audit.spool.spool import Spooled, SpoolOptions
+    from klyra_audit.transports.client_tls import ClientTls
 
 __all__ = [
     "Actor",
     "AuditEmitter",
     "AuditEvent",
+    "ClientTls",
     "Halted",
     "InvalidEvent",
     "KlyraError",
@@ -44,6 +46,7 @@ _HOMES = {
     "Actor": "klyra_audit.event",
     "AuditEvent": "klyra_audit.event",
     "Resource": "klyra_audit.event",
+    "ClientTls": "klyra_audit.transports.client_tls",
     "Receipt": "klyra_audit.receipt",
     **dict.fromkeys(("Spooled", "SpoolOptions"), "klyra_audit.spool.spool"),
     **dict.fromkeys(("Halted", "InvalidEvent", "KlyraError", "Paused", "Rejected", "RetryLater"), "klyra_audit.errors"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from klyra_audit.otlp import EmitterIdentity
     from klyra_audit.spool.segment import SpooledEvent
+
+MAX_BATCH_EVENTS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ def current_actor() -> Actor | None:
 
 def with_context(event: AuditEvent) -> AuditEvent:
     """Return an event that says in its metadata what is known of the present request and it does not say itself."""
+    if _CURRENT.get() is None and _opentelemetry_trace() is None:
+        return event
     known = current().metadata()
     if not known or known.keys() <= event.metadata.keys():
         return event

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from klyra_audit.batch import Batch
 from klyra_audit.errors import Halted, InvalidEvent, KlyraError, Paused, RetryLater
 from klyra_audit.receipt import AlreadySealed, Receipt, ReceiptMismatch
-from klyra_audit.transports.refusal import BatchRefused, TooLarge
+from klyra_audit.transports.refusal import BatchRefused, RefusedWhole, kept_in_quarantine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,6 @@ _log = logging.getLogger("klyra_audit")
 
 State = Literal["delivering", "retrying", "paused", "halted", "closed"]
 
-MAX_BATCH_EVENTS = 512
 MAX_BATCH_BYTES = 2 * 1024 * 1024
 
 _FIRST_WAIT = 0.2
@@ -44,13 +43,25 @@ _LOOK_AROUND_SECONDS = 10.0  # how often boots of processes that are no more are
 class Transport(Protocol):
     """A way to a collector."""
 
-    def send(self, batch: Batch) -> Sequence[Receipt] | None:
-        """Return a receipt for each event in order, None where this way has none; all are durable then.
+    @property
+    def batch_events(self) -> int:
+        """How many events to send at once, at most."""
+        ...
+
+    @property
+    def lacks_receipts(self) -> str:
+        """What to do to get receipts, one sentence; empty where this way has them."""
+        ...
+
+    def send(self, batch: Batch) -> Sequence[Receipt | InvalidEvent] | None:
+        """Return what became of each event in order, None where this way does not tell; all are durable then.
+
+        An event that is kept in quarantine has an `InvalidEvent` instead of a receipt.
 
         Raises:
             RetryLater: nothing is known to be durable; the same may be sent again.
             BatchRefused: nothing was sealed, because of the events named.
-            TooLarge: the collector takes no batch of this size.
+            RefusedWhole: the collector does not take this batch, but may take parts of it.
             Paused: an operator must act first.
         """
         ...
@@ -127,6 +138,7 @@ class Delivery:
         self._thread: threading.Thread | None = None
         self._adopted: list[Boot] = []
         self._look_around_at = 0.0
+        self._tried: tuple[str, int, int] | None = None
         self.progress = Progress()
 
     def start(self) -> None:
@@ -137,7 +149,8 @@ class Delivery:
 
     def notify(self) -> None:
         """Say that there is something to deliver."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def flush(self, timeout: float) -> bool:
         """Deliver in this thread too; return whether nothing of this process is left to be delivered."""
@@ -228,7 +241,7 @@ class Delivery:
             durable = None if boot.writer is None else boot.writer.durable
             if boot.writer is not None and durable is None:
                 continue
-            events = boot.reader.read(MAX_BATCH_EVENTS, MAX_BATCH_BYTES, durable)
+            events = self._same_again(boot, boot.reader.read(self._transport.batch_events, MAX_BATCH_BYTES, durable))
             self._report_lost(boot)
             if events:
                 self._deliver(Batch(boot.identity, tuple(events), self._signer.sign(boot.identity, events)))
@@ -237,6 +250,16 @@ class Delivery:
                 return True
             self._let_go(boot)
         return False
+
+    def _same_again(self, boot: Boot, events: Sequence[SpooledEvent]) -> Sequence[SpooledEvent]:
+        """Return what was tried last, without what came since: pipelines in between know the same batch again."""
+        if not events:
+            return events
+        tried = self._tried
+        if tried is not None and tried[:2] == (boot.identity.boot, events[0].sequence):
+            return [spooled for spooled in events if spooled.sequence <= tried[2]]
+        self._tried = (boot.identity.boot, events[0].sequence, events[-1].sequence)
+        return events
 
     def _report_lost(self, boot: Boot) -> None:
         for lost in boot.reader.lost:
@@ -269,9 +292,9 @@ class Delivery:
         """Return when every event of the batch is durable at the collector, sealed or quarantined."""
         try:
             self._acknowledged(batch, self._transport.send(batch))
-        except TooLarge:
+        except RefusedWhole as error:
             if len(batch.events) == 1:
-                raise
+                raise _refused_alone(batch.events[0], error) from error
             middle = len(batch.events) // 2
             self._deliver(batch.only(batch.events[:middle]))
             self._deliver(batch.only(batch.events[middle:]))
@@ -287,13 +310,13 @@ class Delivery:
         for position, record in refused.items():
             self.progress.delivered += 1
             self.progress.refused += 1
-            reason = InvalidEvent(f"{record.reason} (kept in the collector's quarantine)", pointer=record.pointer)
+            reason = kept_in_quarantine(record.pointer, record.reason)
             self._outcomes.settle(batch.events[position].event.record_id, reason)
         rest = tuple(event for position, event in enumerate(batch.events) if position not in refused)
         if rest:
             self._deliver(batch.only(rest))
 
-    def _acknowledged(self, batch: Batch, receipts: Sequence[Receipt] | None) -> None:
+    def _acknowledged(self, batch: Batch, receipts: Sequence[Receipt | InvalidEvent] | None) -> None:
         if receipts is not None and len(receipts) != len(batch.events):
             raise ReceiptMismatch(
                 f"The collector answered {len(batch.events)} events with {len(receipts)} receipts.",
@@ -305,8 +328,12 @@ class Delivery:
             self.progress.delivered += 1
         self.progress.last_delivery = time.monotonic()
 
-    def _settle(self, spooled: SpooledEvent, receipt: Receipt) -> None:
+    def _settle(self, spooled: SpooledEvent, receipt: Receipt | InvalidEvent) -> None:
         record_id = spooled.event.record_id
+        if isinstance(receipt, InvalidEvent):
+            self.progress.refused += 1
+            self._outcomes.settle(record_id, receipt)
+            return
         try:
             self._check(receipt, spooled)
         except AlreadySealed as error:
@@ -316,6 +343,15 @@ class Delivery:
             raise
         else:
             self._outcomes.settle(record_id, receipt)
+
+
+def _refused_alone(spooled: SpooledEvent, error: RefusedWhole) -> Paused:
+    """Return the error for an event that is not even kept in quarantine: to leave it out would be to lose it."""
+    return Paused(
+        f"Event {spooled.event.record_id} is refused, and nothing behind it is sent: {error.args[0]}",
+        remedy=error.remedy or "Let the collector take requests of this size, or find out what answers there.",
+        code=error.code,
+    )
 
 
 def _backoff(error: KlyraError, failures: int) -> float:

@@ -28,7 +28,7 @@ from klyra_audit.prepared import prepare, prepare_invalid
 from klyra_audit.receipt import ReceiptMismatch
 from klyra_audit.signing import NoteSigner, Unsigned, load_key
 from klyra_audit.spool.spool import Spool, SpoolOptions
-from klyra_audit.transports.otlp_http import OtlpHttpTransport
+from klyra_audit.transports.addresses import transport_to
 from klyra_audit.validation import Validator
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from klyra_audit.spool.reader import Lost
     from klyra_audit.spool.segment import SpooledEvent
     from klyra_audit.spool.spool import Spooled
+    from klyra_audit.transports.client_tls import ClientTls
 
 DEFAULT_TIMEOUT = 10.0
 SPOOL_VARIABLE = "KLYRA_AUDIT_SPOOL"
@@ -66,6 +67,12 @@ class NotSealedYet(RetryLater):
             remedy="It will be sealed when the collector takes it; emitting the same object again sends nothing twice.",
         )
         self.spooled = spooled
+
+
+class NoReceipts(Paused):
+    """A receipt is asked for on a way to the collector that brings none; nothing was kept."""
+
+    code = "no_receipts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +113,10 @@ class AuditEmitter:
     and organization delivers it.
 
     Args:
-        collector: URL of its OTLP/HTTP port, such as http://127.0.0.1:4318, or another `Transport`.
+        collector: its URL, http(s)://host:4318, grpc(s)://host:4317 or forward(s)://host:24224; or a `Transport`.
         api_key: a key with the scope `emit`, for a URL.
+        receipts_from: URL of the collector's OTLP/HTTP port, for receipts of what is sent over gRPC.
+        tls: what to trust and to show, where the URL says TLS; None for what the system trusts.
         organization_id: whose events these are.
         emitter_id: names this emitter over restarts; by default made of program and host.
         spool: folder on a local disk, or that and its bounds; by default what `KLYRA_AUDIT_SPOOL` names, else
@@ -123,14 +132,17 @@ class AuditEmitter:
     Raises:
         SpoolUnusable: the spool's folder cannot be used.
         KeyUnusable: the signing key cannot be used.
+        AddressUnusable, MissingExtra, TlsUnusable: the collector cannot be reached in the way that is named.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that an application may choose, in one place and nearly all with a default
         self,
         collector: str | Transport,
         *,
         organization_id: str,
         api_key: str = "",
+        receipts_from: str = "",
+        tls: ClientTls | None = None,
         emitter_id: str | None = None,
         spool: Path | str | SpoolOptions | None = None,
         signing_key: SigningKey | Path | None = None,
@@ -145,11 +157,13 @@ class AuditEmitter:
         self._strict = strict
         name = emitter_id or default_emitter_id()
         identity = EmitterIdentity(Path(sys.argv[0]).name or "python", name, "", organization_id)
+        self._transport: Transport = (
+            transport_to(collector, api_key=api_key, timeout=timeout, receipts_from=receipts_from, tls=tls)
+            if isinstance(collector, str)
+            else collector
+        )
         options = spool if isinstance(spool, SpoolOptions) else SpoolOptions(Path(spool) if spool else default_spool())
         self._spool = Spool(options, identity)
-        self._transport: Transport = (
-            OtlpHttpTransport(collector, api_key, timeout) if isinstance(collector, str) else collector
-        )
         key = load_key(signing_key, name) if isinstance(signing_key, Path) else signing_key
         self._outcomes = Outcomes()
         signer = Unsigned() if key is None else NoteSigner(key, name)
@@ -184,7 +198,12 @@ class AuditEmitter:
             NotSealedYet: with `wait`: it is durable, and was not sealed in time.
             AlreadySealed: with `wait`: an earlier run of an emitter had the same event sealed.
             Paused, ReceiptMismatch: with `wait`: it is durable, but nothing is sent until somebody acts.
+            NoReceipts: with `wait`: this way to the collector brings none. Nothing was kept.
         """
+        if wait and self._transport.lacks_receipts:
+            raise NoReceipts(
+                "The way to the collector brings no receipts to wait for.", remedy=self._transport.lacks_receipts
+            )
         spooled = self._outcomes.spooled(event) or self._spool_event(event, wait=wait)
         return self._await(self._outcomes.expect(spooled.record_id), spooled) if wait else spooled
 

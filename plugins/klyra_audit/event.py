@@ -21,6 +21,7 @@ SCHEMA: Final = "klyra.audit/1"
 _MICROSECONDS_PER_MILLISECOND = 1000
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
 _RANDOM_BYTES = 10
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,16 @@ class AuditEvent:
             "resource": {"type": self.resource.type, "id": self.resource.id, "name": self.resource.name},
             "action": self.action,
             "status": self.status,
-            "metadata": to_json(self.metadata, "/metadata"),
+            "metadata": _copied(self.metadata),
             "organization_id": organization_id,
             "schema": SCHEMA,
         }
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - what `to_json` has made
+    if type(value) is dict:
+        return {name: _copied(member) for name, member in value.items()}
+    return [_copied(member) for member in value] if type(value) is list else value
 
 
 def to_json(value: Any, pointer: str) -> Any:  # noqa: ANN401 - whatever an application calls metadata
@@ -126,7 +133,10 @@ def to_json(value: Any, pointer: str) -> Any:  # noqa: ANN401 - whatever an appl
         InvalidEvent: a float, whose decimal notation would be a guess, or a `Decimal` that is not finite.
     """
     if isinstance(value, Mapping):
-        return {name: to_json(member, f"{pointer}/{escape(str(name))}") for name, member in value.items()}
+        return {
+            name: member if type(member) in _PLAIN else to_json(member, f"{pointer}/{escape(str(name))}")
+            for name, member in value.items()
+        }
     if isinstance(value, list | tuple):
         return [to_json(member, f"{pointer}/{position}") for position, member in enumerate(value)]
     if isinstance(value, float):

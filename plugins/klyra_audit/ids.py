@@ -25,11 +25,15 @@ def encode_base32(value: int) -> str:
 
 def uuid7(milliseconds: int, random: bytes) -> uuid.UUID:
     """Return a UUIDv7 (RFC 9562 section 5.7) of a Unix time in milliseconds and 10 random bytes."""
+    return uuid.UUID(int=_number7(milliseconds, random))
+
+
+def _number7(milliseconds: int, random: bytes) -> int:
     bits = int.from_bytes(random[:_RANDOM_BYTES], "big")
     high = (milliseconds & 0xFFFFFFFFFFFF) << 80
     rand_a = (bits >> 62 & 0xFFF) << 64
     rand_b = bits & 0x3FFFFFFFFFFFFFFF
-    return uuid.UUID(int=high | _VERSION | rand_a | _VARIANT | rand_b)
+    return high | _VERSION | rand_a | _VARIANT | rand_b
 
 
 def new_uuid7() -> uuid.UUID:
@@ -44,7 +48,7 @@ def log_id(value: uuid.UUID) -> str:
 
 def new_log_id() -> str:
     """Return a fresh entry id."""
-    return log_id(new_uuid7())
+    return f"log_{encode_base32(_number7(time.time_ns() // 1_000_000, os.urandom(_RANDOM_BYTES)))}"
 
 
 def log_id_of_foreign(attribute: str, value: str) -> str:

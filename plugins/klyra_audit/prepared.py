@@ -56,10 +56,12 @@ def prepare(
     except ProfileError as error:
         raise InvalidEvent(error.reason, pointer=error.pointer) from error
     validator.check(document, encoded, now_us=now_us)
-    parts = sections.split(document, catalog.marks(document["event_type"]) if marks is None else marks)
+    chosen = catalog.marks(document["event_type"]) if marks is None else marks
+    parts = sections.split(document, chosen)
     salts = Salts.draw()
     commit = sections.commitments(parts, salts).event_commit()
-    listed = None if parts == sections.split(document) else _pointer_lists(parts)
+    is_plain = not sections.has_marked(document, chosen) or parts == sections.split(document)
+    listed = None if is_plain else _pointer_lists(parts)
     return PreparedEvent(document["id"], document, encoded, salts.pack(), listed, commit)
 
 

@@ -23,6 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.emitting import emitting
 from bench.published import published
 from klyra_audit import ids
 from klyra_audit.mapping.table import MappingTable
@@ -58,12 +59,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=200, help="batches of 512 to send (default 200)")
     parser.add_argument("--clients", type=int, default=2, help="concurrent connections (default 2)")
+    parser.add_argument("--emitted", type=int, default=20_000, help="events to emit each way (default 20000)")
     parser.add_argument("--published", type=int, default=1_000_000, help="leaves to prove from (default 1000000)")
     options = parser.parse_args()
     say(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     say(f"load average before: {os.getloadavg()[0]:.1f} (figures of a busy machine are worse)")
     with tempfile.TemporaryDirectory() as folder:
         intake(Path(folder) / "intake", options.batches, options.clients)
+    with tempfile.TemporaryDirectory() as folder:
+        emitting(Path(folder), options.emitted, say)
     with tempfile.TemporaryDirectory() as folder:
         stages(Path(folder))
     with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
+try:
+    from playwright.sync_api import expect
+except ModuleNotFoundError:  # the `browser` fixture says so
+    expect = None
+
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
     "--no-sandbox",
@@ -36,7 +41,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 10_000
+PATIENCE_MS = 20_000
 GRACE_SECONDS = 5.0
 
 
@@ -92,4 +97,5 @@ def page(browser: Browser) -> Iterator[Page]:
         browser.new_context(timezone_id="Europe/Berlin", viewport={"width": 1440, "height": 900})
     ) as context:
         context.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         yield context.new_page()

@@ -28,7 +28,8 @@ from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind, Leaf
 from klyra_audit.otlp import EmitterIdentity
 from klyra_audit.receipt import AlreadySealed, ReceiptMismatch
-from klyra_audit.transports.otlp_http import OtlpHttpTransport, _retry_after
+from klyra_audit.transports.http_answers import retry_after
+from klyra_audit.transports.otlp_http import OtlpHttpTransport
 from klyra_audit.transports.refusal import BatchRefused
 from support import collector
 from support.collector import ACME, OTHER
@@ -136,6 +137,7 @@ class TestEmitting:
     def test_a_forked_child_leaves_the_connections_of_its_parent_alone(self, emitter) -> None:
         """It neither uses nor drops them: the interpreter would call each an unclosed socket."""
         emitter.emit(created(), wait=True)
+        gc.collect()  # what others have left lying about is not the child's
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -313,9 +315,7 @@ class TestTransport:
     )
     def test_retry_after_is_read_in_both_forms(self, headers, seconds) -> None:
         """Seconds, or a date compared with the answer's own."""
-        assert (
-            _retry_after(httpx.Response(503, headers={k.replace("_", "-"): v for k, v in headers.items()})) == seconds
-        )
+        assert retry_after(httpx.Response(503, headers={k.replace("_", "-"): v for k, v in headers.items()})) == seconds
 
     def test_a_refusal_names_the_records(self) -> None:
         """Position, pointer and reason of each refused record are handed on."""

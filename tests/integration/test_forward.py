@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import random
@@ -174,13 +175,16 @@ class TestAcknowledged:
             heart.send(b"\x00")
             assert heart.recv(10) == b"\x00"
 
-    def test_our_own_form_is_opened(self, running, begun, wire) -> None:
+    @pytest.mark.parametrize(
+        "written", [bytes, lambda salts: base64.b64encode(salts).decode()], ids=["bytes", "base64"]
+    )
+    def test_our_own_form_is_opened(self, running, begun, wire, written) -> None:
         """An event of our own emitter keeps its document, its salts and its place in the sequence."""
         event = otlp.prepared()
         record = {
             "event_name": event.document["event_type"],
             "body": event.encoded.decode(),
-            "klyra.salts": event.salts,
+            "klyra.salts": written(event.salts),
             "klyra.emitter.seq": 7,
             "resource": {"klyra.emitter.id": "api-1", "klyra.emitter.boot": str(uuid_of_boot())},
         }

@@ -13,8 +13,9 @@ import pytest
 
 from klyra_audit.errors import RetryLater
 from klyra_audit.transports.forward import ForwardClient
-from support import collector, forward, otelcol
+from support import forward
 from support.forward import NANOSECONDS, Wire, entry
+from support.restarting import Restarting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,26 +24,6 @@ if TYPE_CHECKING:
 
 ENTRIES = 8
 GIVE_UP_SECONDS = 60  # a collector that does not come back must not keep the tests
-
-
-class Restarted:
-    """A collector that is killed and started again on the same port and data."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._keys = collector.make_keys(root)
-        [port] = otelcol.free_ports(1)
-        self.address = f"127.0.0.1:{port}"
-        self.running: Running = self.start()
-
-    def start(self) -> Running:
-        """Start it where it was."""
-        self.running = forward.start(self._root, self._keys, LISTEN=self.address)
-        return self.running
-
-    def kill(self) -> None:
-        """Stop it as a crash does."""
-        self.running.kill()
 
 
 class Client(threading.Thread):
@@ -90,8 +71,8 @@ def sealed_runs(running: Running) -> Counter:
 def kill_under_load(root: Path, kills: int, clients: int, longest_seconds: float) -> None:
     """Kill a collector again and again while clients send; assert that nothing is lost or doubled."""
     chance = random.Random(5)  # noqa: S311 - the same moments on every run
-    restarted = Restarted(root)
-    senders = [Client(restarted.address, f"client-{number}") for number in range(clients)]
+    restarted = Restarting(root)
+    senders = [Client(restarted.address("forward"), f"client-{number}") for number in range(clients)]
     for sender in senders:
         sender.start()
     try:
@@ -110,20 +91,20 @@ def kill_under_load(root: Path, kills: int, clients: int, longest_seconds: float
 
 def test_a_chunk_whose_acknowledgement_was_killed_is_sealed_once(tmp_path) -> None:
     """However far the collector had come with a chunk when it was killed, the chunk sent again completes it."""
-    restarted = Restarted(tmp_path)
+    restarted = Restarting(tmp_path)
     runs = []
     try:
         for number, delay in enumerate((0.0, 0.002, 0.005, 0.01)):
             ids = [f"{number}-{part}" for part in range(3000)]
             content = forward.gzipped([entry(run=run) for run in ids], chunk=f"chunk-{number}")
-            with Wire(restarted.address) as wire:
+            with Wire(restarted.address("forward")) as wire:
                 wire.send(content)
                 time.sleep(delay)
                 restarted.kill()
                 with contextlib.suppress(EOFError):
                     wire.answer()
             restarted.start()
-            with Wire(restarted.address) as wire:
+            with Wire(restarted.address("forward")) as wire:
                 wire.send(content)
                 assert wire.answer() == {"ack": f"chunk-{number}"}
             runs += ids

@@ -1,16 +1,20 @@
-"""The Flask and Django examples, run as their READMEs say: each change is one entry that says who and from where."""
+"""The Flask and Django examples and the FastAPI lines of our README: each change says who and from where."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
@@ -93,3 +97,31 @@ def test_a_change_is_an_entry(running, repository, tmp_path, folder, command, ch
         document = await_entry(running, answer.json()["entry"])
     assert (document["event_type"], document["actor"]["id"]) == (event_type, "usr_1")
     assert (document["metadata"]["client_ip"], document["metadata"]["user_agent"]) == ("203.0.113.9", "probe/1")
+
+
+def test_the_lines_for_fastapi_in_our_readme(running) -> None:
+    """Put into an application as they stand there, they make each request an entry that says where it came from."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (lines,) = [
+        block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "AuditContextMiddleware" in block
+    ]
+    lines = lines.replace("http://127.0.0.1:4318", running.url).replace("org_example", ACME)
+    app = FastAPI()
+    names = {"app": app, "key": running.keys[ACME]}
+    exec(compile(lines, "README.md", "exec"), names)  # noqa: S102 - our own README
+    before = len(running.sealed())
+    with names["audit"] as audit:
+        call = httpx.ASGITransport(app, client=("203.0.113.9", 1))
+        answer = asyncio.run(_delete(call, "/users/usr_2"))
+        assert answer.status_code == httpx.codes.OK
+        assert audit.flush(20)
+    (record,) = [item for item in running.sealed(before) if item.leaf.kind == Kind.EVENT]
+    document = sections.join(record.body.sections)
+    assert (document["event_type"], document["resource"]["id"]) == ("user.removed", "usr_2")
+    assert (document["metadata"]["client_ip"], document["metadata"]["user_agent"]) == ("203.0.113.9", "probe/1")
+
+
+async def _delete(transport: httpx.ASGITransport, path: str) -> httpx.Response:
+    headers = {"User-Agent": "probe/1"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop.example", headers=headers) as client:
+        return await client.delete(path)

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from klyra_audit import ids
+from klyra_audit import Actor, AuditEmitter, events, ids
 from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
 from support import collector, otelcol, otlp
@@ -139,3 +139,60 @@ def test_backpressure_delays_and_loses_nothing(tmp_path, exporter) -> None:
     refused = httpx.get(f"{started.url}/metrics").text
     assert 'klyra_requests_refused_total{code="rate_limited"}' in refused
     assert started.terminate() == 0
+
+
+EMITTERS = """
+receivers:
+  otlp:
+    protocols:
+      grpc: {{endpoint: "127.0.0.1:{port}"}}
+processors:
+  batch: {{timeout: 50ms, send_batch_size: 7, send_batch_max_size: 7}}
+exporters:
+  otlp_grpc:
+    endpoint: "{grpc}"
+    tls: {{insecure: true}}
+    headers: {{authorization: "Bearer {key}"}}
+    retry_on_failure: {{enabled: true, initial_interval: 200ms, max_interval: 1s, max_elapsed_time: 0}}
+service:
+  telemetry: {{logs: {{level: warn}}, metrics: {{level: none}}}}
+  pipelines:
+    logs: {{receivers: [otlp], processors: [batch], exporters: [otlp_grpc]}}
+"""
+
+
+def test_an_emitter_behind_it_waits_for_the_ledger(tmp_path) -> None:
+    """The Collector acknowledges what only its memory has; with receipts the spool keeps it until it is sealed."""
+    root = tmp_path / "data"
+    keys = collector.make_keys(root)
+    first = collector.start(root, keys)
+    places = {
+        "OTLP__HTTP__LISTEN": first.url.removeprefix("http://"),
+        "OTLP__GRPC__LISTEN": first.addresses["otlp_grpc"],
+    }
+    (port,) = otelcol.free_ports(1)
+    text = EMITTERS.format(port=port, grpc=first.addresses["otlp_grpc"], key=keys[ACME])
+    options = {"organization_id": ACME, "api_key": keys[ACME], "receipts_from": first.url, "timeout": 5}
+
+    def created():
+        return events.moderation_created(actor=Actor.user("usr_1"), moderation_id="mod_1", content_type="text")
+
+    with AuditEmitter(f"grpc://127.0.0.1:{port}", spool=tmp_path / "s", **options) as emitter:
+        with otelcol.running(tmp_path, text, [port]):
+            receipt = emitter.emit(created(), wait=True)
+            assert first.sealed(receipt.index)[0].leaf_bytes == receipt.leaf
+            first.kill()
+            spooled = [emitter.emit(created()) for _ in range(40)]
+            assert emitter.flush(3) is False  # the Collector has taken them, and we know better
+        # It ends, and what was in its memory is gone.
+        second = collector.start(root, keys, **places)
+        with otelcol.running(tmp_path, text, [port]):
+            assert emitter.flush(60)
+    sealed = [
+        (sections.join(item.body.sections)["id"], item.leaf.emitter_seq)
+        for item in second.sealed()
+        if item.leaf.kind == Kind.EVENT and item.leaf.emitter
+    ]
+    expected = [receipt.record_id, *(one.record_id for one in spooled)]
+    assert sorted(sealed, key=lambda one: one[1]) == [(record_id, place) for place, record_id in enumerate(expected)]
+    assert second.terminate() == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,12 +21,13 @@ from klyra_collector.registry import Registry
 from support.sealing import read_all
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from klyra_collector.seal.reader import SealedRecord
 
 ACME, OTHER = "org_acme", "org_other"
 OPERATOR = Actor.system("tests")
+TESTS = Path(__file__).parents[1]
 _START_SECONDS = 30
 
 
@@ -89,15 +91,19 @@ def make_keys(root: Path) -> dict[str, str]:
     return keys | {"many": many.secret_text, "reader": reader.secret_text, "bound": bound.secret_text}
 
 
-def start(root: Path, keys: dict[str, str], **settings: str) -> Running:
+def start(
+    root: Path, keys: dict[str, str], *, program: Sequence[str] = ("klyra_collector",), **settings: str
+) -> Running:
     """Start a collector on a data directory, on a free port, and wait until it answers.
 
-    The settings are variables without their prefix, such as ``INTAKE__MAX_REQUEST_BYTES="1000"``.
+    The settings are variables without their prefix, such as ``INTAKE__MAX_REQUEST_BYTES="1000"``. The program is a
+    module and its first arguments.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KLYRA_")}
     environment |= {"KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0", "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0"}
     environment |= {f"KLYRA_{name}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "klyra_collector", "serve", "--role", "collector", "--data", str(root)]
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, [environment.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", *program, "serve", "--role", "collector", "--data", str(root)]
     with (root / "collector.log").open("ab") as log:
         position = log.tell()
         process = subprocess.Popen(command, env=environment, stderr=log, stdin=subprocess.DEVNULL)

@@ -30,8 +30,17 @@ def modules() -> Path | None:
 
 def emit(address: str, mode: str, records: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """Send records, each a chunk of its own; return what its client says of each."""
+    return _emit(address, {"mode": mode, "records": records} | options)
+
+
+def emit_numbered(address: str, mode: str, record: dict[str, Any], count: int, **options: Any) -> list[dict[str, Any]]:
+    """Send a record many times, each with a `run` and an id of its own; return what its client says of each."""
+    return _emit(address, {"mode": mode, "record": record, "count": count} | options)
+
+
+def _emit(address: str, options: dict[str, Any]) -> list[dict[str, Any]]:
     host, _, port = address.rpartition(":")
-    chosen = {"host": host, "port": int(port), "mode": mode, "tag": "app.audit", "records": records} | options
+    chosen = {"host": host, "port": int(port), "tag": "app.audit"} | options
     done = subprocess.run(
         _command("client.js", chosen), env=_environment(), capture_output=True, text=True, check=True, timeout=60
     )

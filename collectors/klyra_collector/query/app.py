@@ -22,6 +22,7 @@ from klyra_collector.query import (
     proofs,
     quarantine_replay,
     sessions,
+    summary,
 )
 from klyra_collector.query import packets as packet_routes
 from klyra_collector.query import quarantine as quarantine_routes
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _THREADS = 16
 _CLOSING_SECONDS = 30.0
 _STAGES = (
-    *(entries, proofs, exports, packet_routes, quarantine_routes, quarantine_replay),
+    *(summary, entries, proofs, exports, packet_routes, quarantine_routes, quarantine_replay),
     *(sessions, account, log, operation),
 )
 

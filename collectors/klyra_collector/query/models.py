@@ -46,6 +46,33 @@ class EntryList(BaseModel):
     warnings: list[str] | None = Field(None, description="Absent when there are none.")
 
 
+class TimeBucket(BaseModel):
+    """Entries of one span of time, which ends where the next begins."""
+
+    start: str
+    success: int
+    failure: int
+
+
+class FrequentValue(BaseModel):
+    """A value, as the filter of that name takes it, and how many entries have it."""
+
+    value: str
+    entries: int
+
+
+class EntrySummary(BaseModel):
+    """What a list with the same filters would hold, in numbers."""
+
+    total: int
+    first: str | None = Field(description="Earliest timestamp; null without entries.")
+    last: str | None
+    interval_seconds: int = Field(description="Length of a bucket; 0 without entries.")
+    buckets: list[TimeBucket] = Field(description="From the first entry's to the last one's, empty ones too.")
+    top: dict[str, list[FrequentValue]] = Field(description="By the name of the filter, most frequent first.")
+    warnings: list[str] | None = Field(None, description="Absent when there are none.")
+
+
 class SectionEvidence(BaseModel):
     """A section of the entry: opened with `salt` and `canonical`, or `c` alone once it is erased."""
 

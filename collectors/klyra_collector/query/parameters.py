@@ -15,6 +15,8 @@ from klyra_collector.store.searching import AddressRange
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
+DEFAULT_BUCKETS, MAX_BUCKETS = 60, 1000
+DEFAULT_TOP, MAX_TOP = 10, 100
 MAX_VALUES = 100
 MAX_VALUE_CHARACTERS = 256
 
@@ -145,11 +147,23 @@ class FilterParameters(BaseModel):
     actions: Choices("create", "read", "update", "delete") | None = Field(None, description="Actions.")  # type: ignore[valid-type] # the same
     status: Choices("success", "failure") | None = Field(None, description="Outcomes.")  # type: ignore[valid-type] # the same
     client_ip: _Addresses | None = Field(None, description="IPv4 or IPv6 address, or a CIDR block.")
-    order: Literal["asc", "desc"] = Field("desc", description="By timestamp: oldest or newest first.")
     organization_id: str | None = Field(None, description="Whose entries; for keys of the operator alone.")
 
 
-class SearchParameters(FilterParameters):
+class OrderedParameters(FilterParameters):
+    """Entries one after the other."""
+
+    order: Literal["asc", "desc"] = Field("desc", description="By timestamp: oldest or newest first.")
+
+
+class EntrySummaryParameters(FilterParameters):
+    """Counts over entries."""
+
+    buckets: Number = Field(DEFAULT_BUCKETS, ge=2, le=MAX_BUCKETS, description="Spans of time, at most.")
+    top: Number = Field(DEFAULT_TOP, ge=0, le=MAX_TOP, description="Most frequent values of each kind, at most.")
+
+
+class SearchParameters(OrderedParameters):
     """A page of entries."""
 
     limit: Number = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Entries on a page.")
@@ -157,7 +171,7 @@ class SearchParameters(FilterParameters):
     include: Choices("integrity") | None = Field(None, description="Further members of each entry.")  # type: ignore[valid-type] # made by a function
 
 
-class ExportParameters(FilterParameters):
+class ExportParameters(OrderedParameters):
     """All entries, as a file."""
 
     format: str = Field("json", description="json, ndjson, csv or packet, as the plan allows.")

@@ -6,20 +6,19 @@ import importlib
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
+from klyra_audit import zstd
 from klyra_audit.errors import Rejected, RetryLater
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from klyra_collector.receive.budget import Reservation
+    from klyra_collector.fair_budget import Reservation
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024  # opentelemetry-proto specification 1.11: recommended default, also inflated
 
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _RAW_DEFLATE: Final = -zlib.MAX_WBITS
 _CHUNK: Final = 1024 * 1024
-# A zstd block of 4 bytes can stand for 128 KiB, and the library inflates all it is given: 16 MiB for this much.
-_ZSTD_CHUNK: Final = 512
 _MAX_ZSTD_WINDOW: Final = 8 * 1024 * 1024  # what RFC 8878 section 3.1.1.1.2 asks every decoder to support
 _ZLIB_METHOD: Final = 8
 
@@ -139,21 +138,13 @@ def _members(body: bytes, name: str, begin: Callable[[], zlib._Decompress]) -> I
 
 
 def _unzstd(body: bytes) -> Iterator[bytes]:
-    """Yield what several frames hold, one behind the other (RFC 8878 section 3)."""
     zstandard = _zstandard()
-    view, position = memoryview(body), 0
-    while position < len(body):
-        frame = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW).decompressobj()
-        while not frame.eof:
-            taken = view[position : position + _ZSTD_CHUNK]
-            if not taken:
-                raise _too_short("zstd")
-            try:
-                chunk = frame.decompress(taken)
-            except zstandard.ZstdError as error:
-                raise _not_that("zstd", error) from error
-            position += len(taken) - len(frame.unused_data)
-            yield chunk
+    try:
+        yield from zstd.inflate(zstandard, body, _MAX_ZSTD_WINDOW)
+    except EOFError as error:
+        raise _too_short("zstd") from error
+    except zstandard.ZstdError as error:
+        raise _not_that("zstd", error) from error
 
 
 def _zstandard() -> Any:  # noqa: ANN401 - a module

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_COMMITS = 65_536
 
 _CODE = "emitter_signature"
+_KINDS = str | bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class _Opened:
 
 
 class EmitterSignatures:
-    """Checks the events of one request; each batch in it is opened once."""
+    """Checks the events of one request; each batch in it is opened once, also where every event brings it along."""
 
     def __init__(self) -> None:
-        self._opened: dict[int, tuple[dict[str, Any], _Opened | InvalidEvent]] = {}
+        self._opened: dict[tuple[object, ...], _Opened | InvalidEvent] = {}
 
     def evidence(self, record: Record, resource: dict[str, Any], keys: Sequence[EmitterKey]) -> bytes:
         """Return the evidence to keep with an event, empty for an emitter without keys.
@@ -69,23 +70,24 @@ class EmitterSignatures:
             raise _refused("it is not what its emitter signed")
         return Evidence(opened.note, place, opened.tree.path(place)).encode()
 
-    def _open(self, resource: dict[str, Any], keys: Iterable[EmitterKey]) -> _Opened:
-        # Kept with the resource, so that no other object can get its identity while it is remembered.
-        _, opened = self._opened.get(id(resource), (None, None))
+    def _open(self, resource: dict[str, Any], keys: Sequence[EmitterKey]) -> _Opened:
+        note, commits = resource.get(BATCH), resource.get(COMMITS)
+        if not isinstance(note, _KINDS) or not isinstance(commits, _KINDS):
+            raise _refused(f"resource attributes {BATCH} and {COMMITS} are no signed batch")
+        same = (note, commits, *(key.vkey for key in keys))
+        opened = self._opened.get(same)
         if opened is None:
-            opened = _open(resource, keys)
-            self._opened[id(resource)] = resource, opened
+            opened = self._opened[same] = _open(note, commits, keys)
         if isinstance(opened, InvalidEvent):
             raise opened
         return opened
 
 
-def _open(resource: dict[str, Any], keys: Iterable[EmitterKey]) -> _Opened | InvalidEvent:
-    note, commits = resource.get(BATCH), resource.get(COMMITS)
+def _open(note: str | bytes | None, commits: str | bytes | None, keys: Iterable[EmitterKey]) -> _Opened | InvalidEvent:
     encoded = note.encode() if isinstance(note, str) else note
     if encoded is None:
         return _refused("its emitter has a key, and it is not signed")
-    if not isinstance(encoded, bytes) or not isinstance(commits, bytes) or len(commits) % HASH_SIZE:
+    if not isinstance(commits, bytes) or len(commits) % HASH_SIZE:
         return _refused(f"resource attributes {BATCH} and {COMMITS} are no signed batch")
     for key in keys:
         try:

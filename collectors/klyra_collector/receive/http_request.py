@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from klyra_collector.fair_budget import Reservation
     from klyra_collector.pipeline import Accepted
-    from klyra_collector.receive.budget import Reservation
     from klyra_collector.receive.ingest import Ingest
     from klyra_collector.receive.senders import Sender, Senders
     from klyra_collector.receive.wire import WireRecord

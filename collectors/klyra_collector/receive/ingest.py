@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from klyra_collector.fair_budget import FairBudget, Reservation
     from klyra_collector.pipeline import Accepted, Pipeline
-    from klyra_collector.receive.budget import InflightBudget, Reservation
     from klyra_collector.receive.rates import OrganizationRates
     from klyra_collector.receive.senders import Sender, Senders
     from klyra_collector.receive.wire import WireRecord
 
+
+MAX_INFLIGHT_BYTES = 128 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -87,7 +89,7 @@ class Ingest:
 
     pipeline: Pipeline
     senders: Senders
-    budget: InflightBudget
+    budget: FairBudget
     rates: OrganizationRates
     observer: ReceiveObserver
     max_request_bytes: int

@@ -1,4 +1,7 @@
-"""OTLP over HTTP: `/v1/logs` for every OpenTelemetry client, `/v1/audit` for strict ones (DESIGN section 6)."""
+"""OTLP over HTTP: `/v1/logs` for every OpenTelemetry client, `/v1/audit` for strict ones (DESIGN section 6).
+
+Beside them, `/v1/receipts` for our emitters that send on other ways.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from starlette.routing import Route
 from klyra_collector.receive import answers, audit_draft
 from klyra_collector.receive.http_request import accept_request, media_type
 from klyra_collector.receive.ingest import UnknownPath, WrongMethod
+from klyra_collector.receive.receipts import receipts_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,15 +24,19 @@ if TYPE_CHECKING:
 
     from klyra_audit.errors import KlyraError
     from klyra_collector.receive.ingest import Ingest
+    from klyra_collector.receive.receipts import Receipts
 
 _METHOD_NOT_ALLOWED = 405
 
 
-def create_app(ingest: Ingest, metrics: Callable[[], tuple[bytes, str]], is_ready: Callable[[], bool]) -> Starlette:
+def create_app(
+    ingest: Ingest, receipts: Receipts, metrics: Callable[[], tuple[bytes, str]], is_ready: Callable[[], bool]
+) -> Starlette:
     """Return the collector's HTTP application.
 
     Args:
         ingest: what the endpoints work with.
+        receipts: answers what became of emitters' events.
         metrics: renders the metrics, with their content type.
         is_ready: whether events are being taken.
     """
@@ -65,6 +73,7 @@ def create_app(ingest: Ingest, metrics: Callable[[], tuple[bytes, str]], is_read
         routes=[
             Route("/v1/logs", logs, methods=["POST"]),
             Route("/v1/audit", audit, methods=["POST"]),
+            receipts_route(ingest, receipts),
             Route("/metrics", show_metrics),
             Route("/healthz", health),
             Route("/readyz", ready),

@@ -13,6 +13,7 @@ import structlog
 
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_collector.errors import Conflict, IntakeHalted, Overloaded
+from klyra_collector.fair_budget import FairBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 1.0
 HEADS_SECONDS = 60.0
 MAX_WAITING_BYTES = 64 * 1024 * 1024
+MAX_WAITING_SECONDS = 5.0  # stock clients give up after ten, and send again what is sealed already
 MAX_COMMIT_RECORDS = 8192
 
 _Result = TypeVar("_Result")
@@ -57,7 +59,9 @@ class _Waiting:
 class Sealer:
     """The seal as receivers see it: many submit, one thread commits. Implements `stages.Seal`.
 
-    Memory is bounded: submissions beyond `max_waiting_bytes` are refused as retryable.
+    Memory is bounded: submissions beyond `max_waiting_bytes`, or beyond their organization's share of it, are refused
+    as retryable. So is time: once somebody has waited for `max_waiting_seconds`, newcomers are refused until the disk
+    has caught up.
     """
 
     def __init__(
@@ -66,14 +70,15 @@ class Sealer:
         observer: SealObserver,
         *,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
+        max_waiting_seconds: float = MAX_WAITING_SECONDS,
         heads_seconds: float = HEADS_SECONDS,
     ) -> None:
         self._ledger = ledger
         self._observer = observer
-        self._max_waiting_bytes = max_waiting_bytes
+        self._budget = FairBudget(max_waiting_bytes)
+        self._max_waiting_seconds = max_waiting_seconds
         self._heads_seconds = heads_seconds
         self._waiting: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._signing_thread = ThreadPoolExecutor(1, thread_name_prefix="sign")
@@ -83,7 +88,7 @@ class Sealer:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of submissions not yet answered."""
-        return self._waiting_bytes
+        return self._budget.held
 
     @property
     def oldest_waiting_seconds(self) -> float:
@@ -92,18 +97,22 @@ class Sealer:
 
     async def seal(self, submission: Submission) -> list[Outcome]:
         """Return once every record of the submission is durable; see `stages.Seal`."""
-        if self._closing or self._waiting_bytes + submission.size > self._max_waiting_bytes:
+        if self._closing or self.oldest_waiting_seconds > self._max_waiting_seconds:
             raise Overloaded(
-                f"{self._waiting_bytes} bytes wait to be sealed.", remedy="Send the same request again shortly."
+                f"What waits to be sealed does so for {self.oldest_waiting_seconds:.1f} seconds by now.",
+                remedy="Send the same request again shortly.",
             )
-        waiting = _Waiting(submission, asyncio.get_running_loop().create_future(), time.monotonic())
-        self._waiting.append(waiting)
-        self._waiting_bytes += submission.size
-        self._wake.set()
-        try:
-            return await waiting.answer
-        finally:
-            self._waiting_bytes -= submission.size
+        with self._budget.reservation(_holder(submission)) as reservation:
+            reservation.hold(submission.size)
+            waiting = _Waiting(submission, asyncio.get_running_loop().create_future(), time.monotonic())
+            self._waiting.append(waiting)
+            self._wake.set()
+            try:
+                return await waiting.answer
+            except asyncio.CancelledError:
+                # Its client went away and will come again; kept on, it would hold memory that nobody counts.
+                self._waiting = deque(item for item in self._waiting if item is not waiting)
+                raise
 
     async def run(self) -> None:
         """Commit and sign until `close`; then answer everything that still waits and return."""
@@ -226,6 +235,11 @@ class Sealer:
             _log.error("intake_halted", reason=str(error))
             return
         _log.warning("intake_resumed", size=self._ledger.size)
+
+
+def _holder(submission: Submission) -> str:
+    """Return whose share of the waiting bytes a submission takes."""
+    return submission.records[0].tenancy.organization_id if submission.records else ""
 
 
 def _answer(item: _Waiting, answer: list[Outcome] | Conflict) -> None:

@@ -12,6 +12,8 @@ from klyra_collector.store.rows import clamped
 from klyra_collector.store.schema import WORD_COLUMNS
 from klyra_collector.store.searching import Found, SortKey
 from klyra_collector.store.statements import Conditions
+from klyra_collector.store.summarizing import NOTHING
+from klyra_collector.store.summary_sqlite import Summarizer
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from klyra_collector.store.searching import Filters, Search
     from klyra_collector.store.statements import Value
+    from klyra_collector.store.summarizing import Shape, Summary
 
 # So many index entries are counted at most to choose a driver: well under a millisecond for each filter.
 _PROBE = 2000
@@ -53,6 +56,17 @@ class Reader:
             # A statement that is not at its end would hold this connection at what it sees now.
             for arm in arms:
                 arm.close()
+
+    def summarize(self, search: Search, shape: Shape) -> Summary:
+        """Return counts over the entries of a search, all of one moment."""
+        self._connection.execute("BEGIN")
+        try:
+            conditions = self._conditions(search, self._positions())
+            if conditions is None:
+                return NOTHING
+            return Summarizer(self._connection, conditions, self._driver(conditions)).summarize(shape)
+        finally:
+            self._connection.execute("ROLLBACK")
 
     def get(self, organization_id: str, entry_id: str, today: int) -> Found | None:
         """Return one entry of an organization that is not past its expiry."""

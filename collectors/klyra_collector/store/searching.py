@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
 
+    from klyra_collector.store.summarizing import Shape, Summary
+
 Order = Literal["asc", "desc"]
 
 
@@ -121,6 +123,10 @@ class Store(Protocol):
 
         Entering takes the snapshot. What is entered is iterated and left by one thread at a time.
         """
+        ...
+
+    def summarize(self, search: Search, shape: Shape) -> Summary:
+        """Return counts over all entries of a search, whatever its order and the key to begin behind."""
         ...
 
     def earliest_sealing_day(self, organization_id: str, today: int) -> int | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         QuarantineSummary,
     )
     from klyra_collector.store.searching import Found, Search
+    from klyra_collector.store.summarizing import Shape, Summary
 
 
 class SqliteStore:
@@ -88,6 +89,11 @@ class SqliteStore:
                     yield found
             finally:
                 connection.close()
+
+    def summarize(self, search: Search, shape: Shape) -> Summary:
+        """Return counts over the entries of a search, all of one moment."""
+        with typed_errors():
+            return self._reader().summarize(search, shape)
 
     def earliest_sealing_day(self, organization_id: str, today: int) -> int | None:
         """Return the earliest UTC day on which an entry that is still visible was sealed."""

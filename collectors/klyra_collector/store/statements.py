@@ -6,7 +6,7 @@ returns, and the statements of several values are merged. Pure: no connection he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -117,6 +117,29 @@ def selects(conditions: Conditions, driver: str | None, limit: int | None) -> li
     return found
 
 
+def aggregate(conditions: Conditions, driver: str | None, what: str, tail: str) -> Statement:
+    """Return the statement that computes something over all entries of a search.
+
+    Args:
+        conditions: of the search; a key to begin behind is left out.
+        driver: the column whose index is walked; None walks all of the organization's.
+        what: the columns of the result, of our own names.
+        tail: what follows the conditions, such as GROUP BY.
+    """
+    where = _driven(conditions, driver, None)
+    if driver is not None and driver in conditions.columns:
+        values = conditions.columns[driver]
+        where.add(f"{driver} IN ({', '.join('?' * len(values))})", *values)
+    _bound(where, replace(conditions, after=None))
+    where.add("expire_day > ?", conditions.today)
+    where.add("shown = 1")
+    _filter(where, conditions, driver)
+    _below(where, conditions)
+    index = driver or "timestamp"
+    sql = f"SELECT {what} FROM entries INDEXED BY entries_by_{index} WHERE {where} {tail}"  # noqa: S608 - our names
+    return Statement(sql, tuple(where.parameters))
+
+
 def _select(where: _Where, conditions: Conditions, driver: str | None, limit: int | None) -> Statement:
     where.add("expire_day > ?", conditions.today)
     where.add("shown = 1")
@@ -136,7 +159,7 @@ def _driven(conditions: Conditions, driver: str | None, value: Value | None) -> 
     where.add("organization = ?", conditions.organization)
     if value is not None:
         where.add(f"{driver} = ?", value)
-    elif driver is not None and conditions.client_ip is not None:
+    elif driver == "client_ip" and conditions.client_ip is not None:
         _add_addresses(where, conditions.client_ip)
     return where
 

@@ -18,8 +18,8 @@ import structlog
 from klyra_audit import resources
 from klyra_audit.catalog import Catalog
 from klyra_audit.validation import Validator
+from klyra_collector.fair_budget import FairBudget
 from klyra_collector.observe import CollectorMetrics, ExpiryMetrics, TlsMetrics
-from klyra_collector.receive.budget import InflightBudget
 from klyra_collector.receive.forward.assembly import receiving_forward
 from klyra_collector.receive.ingest import Ingest
 from klyra_collector.receive.listening import listen, unlinked_at_end
@@ -27,6 +27,7 @@ from klyra_collector.receive.otlp_grpc import receiving_grpc
 from klyra_collector.receive.otlp_http import create_app
 from klyra_collector.receive.outbox import OutboxDrain
 from klyra_collector.receive.rates import OrganizationRates
+from klyra_collector.receive.receipts import Receipts
 from klyra_collector.receive.senders import Senders
 from klyra_collector.receive.tls import load_tls
 from klyra_collector.registry import Registry
@@ -127,7 +128,12 @@ async def _serve_collector(
 ) -> None:
     validator = Validator(catalog)
     senders = Senders(registry)
-    sealer = Sealer(ledger, metrics, max_waiting_bytes=settings.intake.max_waiting_bytes)
+    sealer = Sealer(
+        ledger,
+        metrics,
+        max_waiting_bytes=settings.intake.max_waiting_bytes,
+        max_waiting_seconds=settings.intake.max_waiting_seconds,
+    )
     metrics.watch_waiting(lambda: sealer.oldest_waiting_seconds, lambda: sealer.waiting_bytes)
     metrics.watch_shard(lambda: ledger.year_start_us)
     pipeline = pipeline_of(settings, senders=senders, catalog=catalog, validator=validator, sealer=sealer)
@@ -135,7 +141,7 @@ async def _serve_collector(
     ingest = Ingest(
         pipeline=pipeline,
         senders=senders,
-        budget=InflightBudget(intake.max_inflight_bytes),
+        budget=FairBudget(intake.max_inflight_bytes),
         rates=OrganizationRates(intake.organization_events_per_second, intake.organization_burst),
         observer=metrics,
         max_request_bytes=intake.max_request_bytes,
@@ -153,7 +159,8 @@ async def _serve_collector(
     stop_draining = asyncio.Event()
     sealing = asyncio.create_task(sealer.run())
     draining = asyncio.create_task(drain.run(stop_draining))
-    app = create_app(ingest, metrics.render, lambda: ledger.halted is None)
+    receipts = Receipts(settings.data_directory, ledger.identity.org_salt)
+    app = create_app(ingest, receipts, metrics.render, lambda: ledger.halted is None)
     # Everything made so far lives as long as the process; walking it again and again cost a fifth of the hot path.
     gc.collect()
     gc.freeze()
@@ -198,6 +205,7 @@ async def _serve_collector(
         await draining
         sealer.close()
         await sealing
+        receipts.close()
 
 
 def _expiring(

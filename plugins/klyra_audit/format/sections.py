@@ -147,6 +147,11 @@ def split(document: JsonObject, marks: Marks = NO_MARKS) -> Sections:
     return _extract(document, _plan(marks, about_user=about_user), required=False)
 
 
+def has_marked(document: JsonObject, marks: Marks) -> bool:
+    """Say whether a document, checked as for `split`, has anything that the catalog's marks move."""
+    return any(_is_present(document, pointer) for listed in (marks.actor, marks.target) for pointer in listed)
+
+
 def split_at(document: JsonObject, actor: tuple[str, ...], target: tuple[str, ...]) -> Sections:
     """Split a document, checked as for `split`, at exactly the pointers an emitter listed.
 
@@ -255,6 +260,15 @@ def _copied_parent(
     return parent
 
 
+def _is_present(document: JsonObject, pointer: str) -> bool:
+    parent: object = document
+    for token in _tokens(pointer):
+        if type(parent) is not dict or token not in parent:
+            return False
+        parent = parent[token]
+    return True
+
+
 def _section_object(name: str, encoded: bytes | None) -> JsonObject:
     if encoded is None:
         return {}
@@ -307,6 +321,7 @@ __all__ = [
     "Sections",
     "commitments",
     "control_commit",
+    "has_marked",
     "is_organization_id",
     "join",
     "organization_reference",

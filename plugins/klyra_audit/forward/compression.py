@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from klyra_audit import zstd
 from klyra_audit.errors import InvalidEvent
 from klyra_audit.forward import library
 
@@ -78,13 +79,11 @@ def _is_starved(member: zlib._Decompress) -> bool:
 
 def _inflate_zstd(content: bytes) -> Iterator[bytes]:
     zstandard = library.zstandard()
-    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW).stream_reader(
-        content, read_across_frames=True
-    )
+    if not content:
+        raise _unreadable()
     try:
-        while piece := reader.read(_PIECE):
-            yield piece
-    except zstandard.ZstdError as error:
+        yield from zstd.inflate(zstandard, content, _MAX_ZSTD_WINDOW)
+    except (EOFError, zstandard.ZstdError) as error:
         raise _unreadable() from error
 
 

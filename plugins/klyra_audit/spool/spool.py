@@ -122,10 +122,14 @@ class Spool:
         """
         size = len(event.encoded) + _FRAME_OVERHEAD
         self._await_room(size)
-        boot, writer = self._open_boot()
-        sequence = writer.append(event)
-        self._appended += size
-        return Spooled(event.record_id, boot.identity.boot, sequence)
+        while True:
+            boot, writer = self._open_boot()
+            try:
+                sequence = writer.append(event)
+            except SpoolClosed:  # this boot ended meanwhile; if all of it did, `_open_boot` says so
+                continue
+            self._appended += size
+            return Spooled(event.record_id, boot.identity.boot, sequence)
 
     @property
     def held_bytes(self) -> int:

@@ -74,13 +74,25 @@ class SystemDisk:
             os.close(descriptor)
 
 
-@dataclass(slots=True)
 class _Ticket:
-    """One event on its way to the disk."""
+    """One event on its way to the disk.
 
-    event: PreparedEvent
-    sequence: int | None = None
-    error: Exception | None = None
+    Attributes:
+        gate: held until the event is settled, or its thread is to write for all that wait.
+        leads: its thread is the one that writes, from now on.
+        is_left: its thread was interrupted and waits no more; the event is written all the same.
+    """
+
+    __slots__ = ("error", "event", "gate", "is_left", "leads", "sequence")
+
+    def __init__(self, event: PreparedEvent) -> None:
+        self.event = event
+        self.sequence: int | None = None
+        self.error: Exception | None = None
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.leads = False
+        self.is_left = False
 
     @property
     def is_settled(self) -> bool:
@@ -120,6 +132,7 @@ class BootWriter:
         self._pending: list[_Ticket] = []
         self._queue = threading.Lock()
         self._commit = threading.Lock()
+        self._is_led = False
         self._segment: _Segment | None = None
         self._closed = False
         self.is_broken = False
@@ -136,9 +149,15 @@ class BootWriter:
         ticket = _Ticket(event)
         with self._queue:
             self._pending.append(ticket)
-        with self._commit:  # whoever comes first writes for all that wait; the others find their ticket settled
-            if not ticket.is_settled:
-                self._commit_pending()
+            ticket.leads, self._is_led = not self._is_led, True
+        try:
+            if not ticket.leads:
+                ticket.gate.acquire()
+            if ticket.leads:
+                with self._commit:
+                    self._commit_pending()
+        finally:
+            self._leave(ticket)
         if ticket.error is not None:
             raise ticket.error
         if ticket.sequence is None:  # pragma: no cover - a settled ticket has one or the other
@@ -158,9 +177,36 @@ class BootWriter:
             self._segment = None
         self._closed = True
 
+    def _leave(self, ticket: _Ticket) -> None:
+        """Hand the lead on to a thread that waits; those whose events are settled go on by themselves."""
+        with self._queue:
+            ticket.is_left = True
+            if not ticket.leads:
+                return
+            following = next((waiting for waiting in self._pending if not waiting.is_left), None)
+            if following is None:
+                self._is_led = False
+                return
+            following.leads = True
+        following.gate.release()
+
     def _commit_pending(self) -> None:
+        """Write for all that wait, and let them go on."""
         with self._queue:
             tickets, self._pending = self._pending, []
+        try:
+            self._settle(tickets)
+        except BaseException:
+            # Nobody knows how far the file was written: nothing more goes into it.
+            self.is_broken = True
+            _settle(tickets, SpoolFailed("The thread that wrote to the spool was interrupted.", remedy=_DISK_REMEDY))
+            raise
+        finally:
+            for ticket in tickets:
+                if not ticket.leads:
+                    ticket.gate.release()
+
+    def _settle(self, tickets: list[_Ticket]) -> None:
         if self._closed or self.is_broken:
             _settle(tickets, SpoolClosed("The emitter's boot has ended.", remedy="Emit on an open emitter."))
             return
@@ -230,4 +276,5 @@ class BootWriter:
 
 def _settle(tickets: list[_Ticket], error: Exception) -> None:
     for ticket in tickets:
-        ticket.error = error
+        if ticket.sequence is None:
+            ticket.error = error

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 30.0
 
 _READ_BYTES = 4096
+_UNIX = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class ForwardClient:
     """Sends entries to one collector over one kept-alive connection. Thread-safe.
 
     Args:
-        address: `host:port`.
+        address: `host:port`, or `unix:/path`.
         shared_key: None for no handshake.
         username: empty or None for none.
         password: the user's.
@@ -66,8 +67,10 @@ class ForwardClient:
         timeout: float = DEFAULT_TIMEOUT,
         hostname: str | None = None,
     ) -> None:
+        self._address = address
+        self._path = address.removeprefix(_UNIX) if address.startswith(_UNIX) else None
         host, _, port = address.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
+        self._host, self._port = host.strip("[]"), 0 if self._path is not None else int(port)
         name = hostname or f"{socket.gethostname()}-klyra-audit"
         self._credentials = ForwardCredentials(shared_key, username or "", password or "", name)
         self._tls = tls
@@ -116,6 +119,11 @@ class ForwardClient:
         with self._lock:
             self._drop()
 
+    def after_fork(self) -> None:
+        """In a forked child: use a connection of its own. The parent's stays open, since its descriptor does."""
+        self._lock = threading.Lock()
+        self._drop()
+
     def __enter__(self) -> Self:
         return self
 
@@ -126,9 +134,8 @@ class ForwardClient:
         if self._link is not None and self._link.is_stale():
             self._drop()
         if self._link is None:
-            plain = socket.create_connection((self._host, self._port), self._timeout)
+            plain = self._dial()
             try:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connected = plain if self._tls is None else self._tls.wrap_socket(plain, server_hostname=self._host)
             except BaseException:
                 plain.close()
@@ -138,6 +145,20 @@ class ForwardClient:
                 self._link.greet(self._credentials, self._credentials.shared_key)
         return self._link
 
+    def _dial(self) -> socket.socket:
+        if self._path is None:
+            plain = socket.create_connection((self._host, self._port), self._timeout)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return plain
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            plain.settimeout(self._timeout)
+            plain.connect(self._path)
+        except BaseException:
+            plain.close()
+            raise
+        return plain
+
     def _drop(self) -> None:
         if self._link is not None:
             self._link.close()
@@ -145,7 +166,7 @@ class ForwardClient:
 
     def _explained(self, error: BaseException) -> KlyraError | None:
         """Return what the caller does next, None for what needs no explanation."""
-        where = f"{self._host}:{self._port}"
+        where = self._address
         if isinstance(error, ssl.SSLCertVerificationError):
             return Paused(
                 f"The certificate of {where} is not trusted: {error.verify_message}.",

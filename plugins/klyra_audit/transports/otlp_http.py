@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
-import orjson
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from klyra_audit import otlp
-from klyra_audit.errors import KlyraError, Paused, RetryLater
-from klyra_audit.receipt import Receipt, ReceiptMismatch
-from klyra_audit.transports.refusal import BatchRefused, RefusedRecord, TooLarge
+from klyra_audit.batch import MAX_BATCH_EVENTS
+from klyra_audit.receipt import Receipt
+from klyra_audit.transports.http_answers import OK, error_of, members_of, no_answer
+from klyra_audit.transports.partial_success import warning_of
 
 if TYPE_CHECKING:
     from klyra_audit.batch import Batch
+    from klyra_audit.transports.client_tls import ClientTls
 
 AUDIT_PATH = "/v1/audit"
 LOGS_PATH = "/v1/logs"
+UNIX: Final = "unix:"
 
 _PROTOBUF = "application/x-protobuf"
-_RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
-_UNAUTHORIZED = 401
-_FORBIDDEN = 403
-_TOO_LARGE = 413
-_OK = 200
 
 
 class OtlpHttpTransport:
-    """Sends encoded requests to one collector over kept-alive connections. Thread-safe."""
+    """Sends encoded requests to one collector over kept-alive connections. Thread-safe.
 
-    def __init__(self, endpoint: str, api_key: str, timeout: float) -> None:
+    Args:
+        endpoint: URL of its OTLP/HTTP port, or `unix:/path`.
+        api_key: a key with the scope `emit`.
+        timeout: seconds until an answer is given up.
+        tls: what to trust and to show; None for what the system trusts.
+    """
+
+    batch_events = MAX_BATCH_EVENTS
+    lacks_receipts = ""
+
+    def __init__(self, endpoint: str, api_key: str, timeout: float, *, tls: ClientTls | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}", "Content-Type": _PROTOBUF}
-        self._open = partial(httpx.Client, base_url=endpoint, headers=headers, timeout=timeout)
+        self._open = partial(open_client, endpoint, headers, timeout, tls)
         self._client = self._open()
         self._of_parents: list[httpx.Client] = []
 
@@ -66,68 +73,40 @@ class OtlpHttpTransport:
             Paused: the key is refused.
         """
         response = self._post(AUDIT_PATH, encode_batch(batch))
-        if response.status_code == _OK:
-            return [Receipt.parse(item) for item in _members(response).get("receipts", [])]
-        raise _error_of(response)
+        if response.status_code == OK:
+            return [Receipt.parse(item) for item in members_of(response).get("receipts", [])]
+        raise error_of(response)
 
     def quarantine(self, batch: Batch) -> None:
-        """Send refused events to the endpoint that keeps what is invalid; raises as `send` does."""
+        """Send refused events to the endpoint that keeps what is invalid.
+
+        Raises:
+            RefusedWhole: it does not keep all of them; else as `send` does.
+        """
         response = self._post(LOGS_PATH, encode_batch(batch))
-        if response.status_code != _OK:
-            raise _error_of(response)
+        if response.status_code != OK:
+            raise error_of(response)
+        warning_of(ExportLogsServiceResponse.FromString, response.content)
 
     def _post(self, path: str, request: bytes) -> httpx.Response:
         try:
             return self._client.post(path, content=request)
         except httpx.TransportError as error:
-            raise RetryLater(
-                f"The collector at {self._client.base_url} does not answer: {str(error) or type(error).__name__}.",
-                remedy="Check that it runs and that the endpoint is right; the same event may be emitted again.",
-                code="no_answer",
-            ) from error
+            raise no_answer(str(self._client.base_url), error) from error
+
+
+def open_client(endpoint: str, headers: dict[str, str], timeout: float, tls: ClientTls | None) -> httpx.Client:
+    """Return a client of a URL or of `unix:/path`; `TlsUnusable` if a certificate file cannot be used."""
+    options: dict[str, Any] = {"headers": headers, "timeout": timeout}
+    if endpoint.startswith(UNIX):
+        transport = httpx.HTTPTransport(uds=endpoint.removeprefix(UNIX))
+        return httpx.Client(base_url="http://localhost", transport=transport, **options)
+    if tls is not None:
+        options["verify"] = tls.context()
+    return httpx.Client(base_url=endpoint, **options)
 
 
 def encode_batch(batch: Batch) -> bytes:
     """Return the protobuf request of a batch."""
     events = [(spooled.event, spooled.sequence) for spooled in batch.events]
     return otlp.encode(batch.identity, events, batch.signed)
-
-
-def _error_of(response: httpx.Response) -> KlyraError:
-    members = _members(response)
-    reason = str(members.get("reason") or f"HTTP {response.status_code}")
-    if response.status_code in _RETRYABLE:
-        return RetryLater(f"The collector asks to wait: {reason}", retry_after=_retry_after(response))
-    if response.status_code in (_UNAUTHORIZED, _FORBIDDEN) and "records" not in members:
-        return Paused(f"The collector refuses the key: {reason}", code="key_refused")
-    if response.status_code == _TOO_LARGE:
-        return TooLarge(f"The collector refuses the batch: {reason}")
-    refused = [
-        RefusedRecord(int(item.get("position", 0)), str(item.get("pointer", "")), str(item.get("reason", "")))
-        for item in members.get("records", [])
-    ]
-    return BatchRefused(f"The collector refused the batch: {reason}", refused)
-
-
-def _members(response: httpx.Response) -> dict[str, Any]:
-    try:
-        members = orjson.loads(response.content)
-    except orjson.JSONDecodeError as error:
-        if response.status_code == _OK:
-            raise ReceiptMismatch(
-                "The answer to the batch is not JSON.", remedy="Check that the endpoint is a klyra-audit collector."
-            ) from error
-        members = {}
-    return members if isinstance(members, dict) else {}
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Read Retry-After, which is a number of seconds or a date (RFC 9110 section 10.2.3)."""
-    text = response.headers.get("retry-after", "1")
-    if text.isdecimal():
-        return float(text)
-    try:
-        wait = parsedate_to_datetime(text).timestamp() - parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (ValueError, KeyError):
-        return 1.0
-    return max(0.0, wait)

@@ -1,11 +1,11 @@
-"""What a collector says of a batch that it will never take as it is."""
+"""What a collector says of a batch that it will never take as it is, and of events that it keeps elsewhere."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from klyra_audit.errors import Rejected
+from klyra_audit.errors import InvalidEvent, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,18 @@ class BatchRefused(Rejected):
         self.refused = tuple(refused)
 
 
-class TooLarge(Rejected):
+class RefusedWhole(Rejected):
+    """What answers does not take the batch, and does not say because of which events; its halves may pass."""
+
+    code = "refused_whole"
+
+
+class TooLarge(RefusedWhole):
     """The collector takes no batch of this size; its halves may pass."""
 
     code = "batch_too_large"
+
+
+def kept_in_quarantine(pointer: str, reason: str) -> InvalidEvent:
+    """Return what becomes of an event that is durable, but no entry."""
+    return InvalidEvent(f"{reason} (kept in the collector's quarantine)", pointer=pointer)

@@ -14,6 +14,7 @@ function client() {
     flushInterval: 10,
     milliseconds: true,
   };
+  if (chosen.retries) options.eventRetry = { attempts: chosen.retries, delay: 50, maxDelay: 500 };
   if (chosen.sharedKey) {
     options.security = { clientHostname: "node-client", sharedKey: chosen.sharedKey };
     if (chosen.user) Object.assign(options.security, { username: chosen.user, password: chosen.password });
@@ -21,10 +22,15 @@ function client() {
   return new FluentClient(chosen.tag, options);
 }
 
+// Events of one kind, each with an id of its own: a chunk that is sent again here gets another name.
+function numbered() {
+  return Array.from({ length: chosen.count }, (_, number) => ({ ...chosen.record, "audit.record.id": `${number}`, run: `${number}` }));
+}
+
 async function main() {
   const sender = client();
   await sender.connect();
-  const results = await Promise.allSettled(chosen.records.map((record) => sender.emit(record)));
+  const results = await Promise.allSettled((chosen.records || numbered()).map((record) => sender.emit(record)));
   for (const result of results) {
     const said = result.status === "fulfilled" ? { acknowledged: true } : { error: result.reason.constructor.name };
     console.log(JSON.stringify(said));

@@ -13,7 +13,7 @@ from klyra_audit.format.leaf import Kind, Leaf
 from klyra_audit.outcomes import Outcomes
 from klyra_audit.receipt import Receipt, ReceiptMismatch
 from klyra_audit.signing import Unsigned
-from klyra_audit.transports.refusal import BatchRefused, RefusedRecord, TooLarge
+from klyra_audit.transports.refusal import BatchRefused, RefusedRecord, RefusedWhole, TooLarge, kept_in_quarantine
 from support.spooling import prepared, spool
 
 
@@ -30,6 +30,9 @@ class Collector:
     Attributes:
         answers: for the next batches, one each: an error to raise, or a function from the batch to receipts.
     """
+
+    batch_events = 512
+    lacks_receipts = ""
 
     def __init__(self, *answers) -> None:
         self.answers = list(answers)
@@ -137,11 +140,46 @@ def test_a_batch_that_is_too_large_is_halved(opened) -> None:
     assert (collector.sent, left(opened)) == ([[0, 1, 2, 3], [0, 1], [0], [1], [2, 3]], [])
 
 
-def test_an_event_that_is_too_large_alone_halts(opened) -> None:
-    """It cannot be left out, so somebody has to look; everything stays."""
-    delivery = delivering(opened, Collector(*[TooLarge("413")] * 3))
+@pytest.mark.parametrize("error", [TooLarge("413"), RefusedWhole("no", remedy="Ask.")])
+def test_an_event_that_nobody_keeps_pauses(opened, error) -> None:
+    """It cannot be left out, so somebody has to act; everything stays, and goes on once that was done."""
+    delivery = delivering(opened, Collector(*[error] * 3))
     assert delivery.flush(5) is False
-    assert (delivery.progress.state, left(opened)) == ("halted", [0, 1, 2, 3])
+    assert (delivery.progress.state, left(opened)) == ("paused", [0, 1, 2, 3])
+    assert isinstance(delivery.progress.last_error, Paused)
+    assert (delivery.progress.last_error.code, bool(delivery.progress.last_error.remedy)) == (error.code, True)
+    assert delivery.flush(5) is True
+
+
+def test_a_way_may_tell_of_quarantine_beside_receipts(opened) -> None:
+    """The event is delivered, and refused; the others have their receipts."""
+    kept = kept_in_quarantine("/id", "is wrong")
+    collector = Collector(lambda batch: [kept, *(receipt_of(spooled) for spooled in batch.events[1:])])
+    outcomes = Outcomes()
+    (boot,) = opened.own()
+    answer = outcomes.expect(boot.reader.read(1, 1 << 20, boot.writer.durable)[0].event.record_id)
+    delivery = delivering(opened, collector, outcomes)
+    assert delivery.flush(5) is True
+    assert (delivery.progress.delivered, delivery.progress.refused, left(opened)) == (4, 1, [])
+    assert answer.exception(0) is kept
+
+
+def test_the_same_batch_is_tried_again(opened) -> None:
+    """What came since is sent behind it: a pipeline in between may know the first by its bytes."""
+    collector = Collector(RetryLater("busy", retry_after=0))
+    delivery = delivering(opened, collector)
+    assert delivery.flush(0) is False
+    opened.append(prepared())
+    assert delivery.flush(5) is True
+    assert collector.sent == [[0, 1, 2, 3], [0, 1, 2, 3], [4]]
+
+
+def test_a_way_says_how_many_to_send_at_once(opened) -> None:
+    """As Forward does, where each entry carries what was signed of all."""
+    collector = Collector()
+    collector.batch_events = 3
+    assert delivering(opened, collector).flush(5) is True
+    assert collector.sent == [[0, 1, 2], [3]]
 
 
 @pytest.mark.parametrize(

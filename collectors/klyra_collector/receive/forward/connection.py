@@ -22,7 +22,7 @@ from klyra_collector.errors import Overloaded
 from klyra_collector.receive.forward.intake import PATIENCE_SECONDS, ForwardIntake, Peer
 
 if TYPE_CHECKING:
-    from klyra_collector.receive.budget import Reservation
+    from klyra_collector.fair_budget import Reservation
     from klyra_collector.receive.forward.access import Access, Binding
 
 ENDPOINT: Final = "forward"  # what a refused key is reported for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,6 +10,7 @@ from klyra_audit.errors import InvalidEvent
 from klyra_audit.forward.entry import Entry, decode_entry, plain
 from klyra_audit.forward.message import as_message
 from klyra_audit.mapping.foreign import Foreign
+from klyra_audit.otlp import COMMITS
 from klyra_collector.receive.wire import RECORD_ID, SALTS, SECTIONS, SEQUENCE, OwnForm
 
 if TYPE_CHECKING:
@@ -68,18 +70,23 @@ class ForwardRecord:
         return FORWARD if self._source.acknowledged else FORWARD_UNACKNOWLEDGED
 
     def own_form(self) -> OwnForm | None:
-        """See `WireRecord`; the resource's attributes are the record's member `resource`."""
+        """See `WireRecord`; the resource's attributes are the record's member `resource`.
+
+        Bytes may also come as base64: what stands in between may know JSON alone.
+        """
         record = self._entry().record
         salts = record.get(SALTS)
         if salts is None:
             return None
         resource, body, name = record.get(RESOURCE), record.get(BODY), record.get(EVENT_NAME)
         sequence, sections = record.get(SEQUENCE), record.get(SECTIONS)
-        self.resource = resource if isinstance(resource, dict) else {}
+        self.resource = dict(resource) if isinstance(resource, dict) else {}
+        if COMMITS in self.resource:
+            self.resource[COMMITS] = _octets(self.resource[COMMITS])
         return OwnForm(
             body.encode() if isinstance(body, str) else b"",
             name if isinstance(name, str) else "",
-            salts if isinstance(salts, bytes) else b"",
+            _octets(salts),
             sequence if isinstance(sequence, int) else None,
             sections if isinstance(sections, str) else None,
         )
@@ -135,6 +142,16 @@ class ForwardRecord:
             return decode_entry(self._raw.raw)
         except InvalidEvent as error:
             return error
+
+
+def _octets(value: object) -> bytes:
+    """Return bytes that came as they are or as base64; none for anything else, which no check takes."""
+    if isinstance(value, bytes):
+        return value
+    try:
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else b""
+    except ValueError:
+        return b""
 
 
 def _take_body(attributes: dict[str, Any]) -> str | None:

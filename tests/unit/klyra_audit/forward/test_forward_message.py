@@ -161,6 +161,8 @@ def test_packed_bytes_that_are_no_msgpack_are_one_faulty_entry() -> None:
         (gzip.compress(packed(ENTRIES)) + b"rest", "gzip", "malformed_compression"),
         (b"", "gzip", "malformed_compression"),
         (b"not zstd", "zstd", "malformed_compression"),
+        (b"", "zstd", "malformed_compression"),
+        (b"".join(zstandard.compress(packed([item])) for item in ENTRIES)[:-1], "zstd", "malformed_compression"),
         (b"snappy", "snappy", "unknown_compression"),
         (gzip.compress(b"\xc0" * 10_001), "gzip", "inflates_too_far"),
         (zstandard.compress(b"\xc0" * 10_001), "zstd", "inflates_too_far"),

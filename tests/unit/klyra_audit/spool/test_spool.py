@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from klyra_audit.format.batch import MAX_SEQUENCE
 from klyra_audit.spool.boots import Boots
 from klyra_audit.spool.errors import SpoolClosed, SpoolFailed, SpoolFull, SpoolUnusable
 from klyra_audit.spool.reader import BootReader
+from klyra_audit.spool.writer import SystemDisk
 from support.spooling import IDENTITY, FailingDisk, prepared, spool
 
 
@@ -45,6 +47,33 @@ class CountingDisk(FailingDisk):
         super().sync(descriptor)
 
 
+class StandingDisk(SystemDisk):
+    """Stands still in each fsync until it may go on; can be interrupted there."""
+
+    def __init__(self, *, interrupts: bool = False) -> None:
+        self.reached, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.interrupts = interrupts
+        self.syncs = 0
+
+    def sync(self, descriptor: int) -> None:
+        """See `Disk`."""
+        self.syncs += 1
+        self.reached.release()
+        assert self.go_on.acquire(timeout=10)
+        if self.interrupts:
+            self.interrupts = False
+            raise KeyboardInterrupt
+        super().sync(descriptor)
+
+
+def wait_until(condition) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 class TestAppending:
     """What `append` promises."""
 
@@ -64,6 +93,65 @@ class TestAppending:
             placed = list(threads.map(lambda _: opened.append(prepared()).sequence, range(200)))
         assert sorted(placed) == list(range(200))
         assert disk.syncs < 200
+        opened.close()
+
+    def test_all_that_wait_during_an_fsync_share_the_next(self, tmp_path) -> None:
+        """Nobody whose event is durable waits for the others' fsync, and nobody writes for itself alone."""
+        disk = StandingDisk()
+        opened = spool(tmp_path / "s", disk)
+        with ThreadPoolExecutor(8) as threads:
+            first = threads.submit(opened.append, prepared())
+            assert disk.reached.acquire(timeout=10)
+            others = [threads.submit(opened.append, prepared()) for _ in range(7)]
+            writer = opened.own()[0].writer
+            wait_until(lambda: len(writer._pending) == 7)
+            disk.go_on.release()
+            assert first.result(10).sequence == 0
+            assert disk.reached.acquire(timeout=10)
+            disk.go_on.release()
+            assert sorted(one.result(10).sequence for one in others) == [1, 2, 3, 4, 5, 6, 7]
+        assert disk.syncs == 2
+        opened.close()
+
+    def test_an_interrupted_write_gives_the_boot_up(self, tmp_path) -> None:
+        """Ctrl-C in the thread that writes for all: nobody knows what was written, so the others go into a new boot."""
+        disk = StandingDisk(interrupts=True)
+        opened = spool(tmp_path / "s", disk)
+        with ThreadPoolExecutor(2) as threads:
+            interrupted = threads.submit(opened.append, prepared())
+            assert disk.reached.acquire(timeout=10)
+            follower = threads.submit(opened.append, prepared())
+            writer = opened.own()[0].writer
+            wait_until(lambda: len(writer._pending) == 1)
+            disk.go_on.release()
+            with pytest.raises(KeyboardInterrupt):
+                interrupted.result(10)
+            disk.go_on.release()
+            assert follower.result(10).sequence == 0
+        assert len(opened.own()) == 2
+        opened.close()
+
+    def test_a_thread_that_is_interrupted_while_it_waits_stops_nobody(self, tmp_path) -> None:
+        """Its event is written all the same; the lead goes to somebody who is still there."""
+        disk = StandingDisk()
+        opened = spool(tmp_path / "s", disk)
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(opened.append, prepared())
+            assert disk.reached.acquire(timeout=10)
+            writer = opened.own()[0].writer
+
+            def interrupt() -> None:
+                wait_until(lambda: len(writer._pending) == 1)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+            interrupting = threads.submit(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                opened.append(prepared())
+            interrupting.result(10)
+            disk.go_on.release()
+            assert first.result(10).sequence == 0
+            disk.go_on.release()
+            assert threads.submit(opened.append, prepared()).result(10).sequence == 2
         opened.close()
 
     def test_nothing_is_read_before_it_is_durable(self, tmp_path) -> None:

@@ -8,8 +8,9 @@ import zlib
 import pytest
 import zstandard
 
+from klyra_collector.fair_budget import FairBudget
 from klyra_collector.receive.body import MalformedBody, TooLarge, UnsupportedEncoding, decompress
-from klyra_collector.receive.budget import InflightBudget
+from klyra_collector.receive.ingest import MAX_INFLIGHT_BYTES
 
 CONTENT = bytes(range(256)) * 5000
 LIMIT = 2_000_000
@@ -44,7 +45,7 @@ BOMB = bytes(200_000_000)
 
 def inflate(body: bytes, encoding: str, limit: int = LIMIT) -> tuple[bytes, int]:
     """Return what was compressed, and how many bytes were accounted for."""
-    with InflightBudget().reservation() as reservation:
+    with FairBudget(MAX_INFLIGHT_BYTES).reservation() as reservation:
         return decompress(body, encoding, reservation, limit), reservation.held
 
 
@@ -89,7 +90,7 @@ def test_garbage_behind_it_is_refused(encoding, body) -> None:
 )
 def test_a_small_body_that_inflates_too_far_is_refused(encoding, bomb) -> None:
     """It is measured as it grows, and no more is accounted for than a request may have."""
-    budget = InflightBudget(LIMIT + 1)
+    budget = FairBudget(LIMIT + 1)
     with budget.reservation() as reservation, pytest.raises(TooLarge) as caught:
         decompress(bomb, encoding, reservation, LIMIT)
     assert (caught.value.code, bool(caught.value.remedy), budget.held) == ("request_too_large", True, 0)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 
 from klyra_audit.format.leaf import Kind
 from klyra_collector.errors import Conflict, IntakeHalted, Overloaded
+from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.sealer import Sealer
-from klyra_collector.stages import Status
+from klyra_collector.stages import Record, Status, Tenancy
 from support import records
 from support.records import submission
 from support.sealing import Fault, FaultyDisk, SetClock, open_ledger, read_all
+
+OTHER = Tenancy("org_other", "business", "business", 90)
 
 
 class Noted:
@@ -36,6 +40,22 @@ class Noted:
     def not_signed(self, error) -> None:
         """Note why a checkpoint is missing."""
         self.unsigned.append(error.code)
+
+
+class HangingDisk(Disk):
+    """A disk whose syncs return only while it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
+        self.goes_on.set()
+
+    def sync(self, descriptors) -> None:
+        """Sync, once it goes on."""
+        if not self.goes_on.is_set():
+            self.hangs.set()
+            self.goes_on.wait(20)
+        super().sync(descriptors)
 
 
 def run(root, scenario, *, disk=None, sizes=None, **options) -> Noted:
@@ -110,6 +130,77 @@ def test_too_much_waiting_is_overload(tmp_path) -> None:
         await sealer.seal(submission(event))
 
     run(tmp_path, scenario, max_waiting_bytes=2000)
+
+
+def test_what_its_client_gave_up_is_not_kept(tmp_path) -> None:
+    """A submission whose request was cancelled before its commit began is forgotten, with the memory it held."""
+    disk = HangingDisk()
+
+    async def scenario(sealer) -> None:
+        disk.goes_on.clear()
+        committing = asyncio.create_task(sealer.seal(submission(records.record())))
+        await asyncio.to_thread(disk.hangs.wait, 10)
+        given_up = asyncio.create_task(sealer.seal(submission(records.record())))
+        await asyncio.sleep(0)
+        held = sealer.waiting_bytes
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert (sealer.waiting_bytes < held, sealer.oldest_waiting_seconds) == (True, 0.0)
+        disk.goes_on.set()
+        await committing
+
+    run(tmp_path, scenario, disk=disk)
+    assert sum(item.leaf.kind == Kind.EVENT for item in read_all(tmp_path)) == 1
+
+
+def test_one_organization_keeps_no_other_from_waiting(tmp_path) -> None:
+    """Whoever fills what may wait is refused beyond its share, and another organization finds room."""
+    disk = HangingDisk()
+
+    async def flood(sealer, first: Record) -> tuple[list[asyncio.Task], asyncio.Task]:
+        """Let one organization ask for more than there is room for, then another for a little; the disk hangs."""
+        disk.hangs.clear()
+        disk.goes_on.clear()
+        committing = asyncio.create_task(sealer.seal(submission(first)))
+        await asyncio.to_thread(disk.hangs.wait, 10)
+        many = [asyncio.create_task(sealer.seal(submission(records.record()))) for _ in range(50)]
+        await asyncio.sleep(0)
+        other = asyncio.create_task(sealer.seal(submission(records.record(OTHER))))
+        await asyncio.sleep(0)
+        disk.goes_on.set()
+        await asyncio.wait([committing, *many, other])
+        return many, other
+
+    async def scenario(sealer) -> None:
+        _, other = await flood(sealer, records.record())
+        assert isinstance(other.exception(), Overloaded)  # the flood was first; now it is known that it is not alone
+        many, other = await flood(sealer, records.record())
+        assert other.result()[0].status is Status.SEALED
+        assert any(one.exception() for one in many)
+        assert not all(one.exception() for one in many)
+
+    run(tmp_path, scenario, disk=disk, max_waiting_bytes=20_000)
+
+
+def test_whoever_comes_while_others_wait_too_long_is_refused(tmp_path) -> None:
+    """A disk that hangs makes newcomers come again; who was let in before is answered once it goes on."""
+    disk = HangingDisk()
+
+    async def scenario(sealer) -> None:
+        disk.goes_on.clear()
+        committing = asyncio.create_task(sealer.seal(submission(records.record())))
+        await asyncio.to_thread(disk.hangs.wait, 10)
+        waiting = asyncio.create_task(sealer.seal(submission(records.record())))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Overloaded) as refused:
+            await sealer.seal(submission(records.record()))
+        assert (refused.value.code, bool(refused.value.remedy)) == ("overloaded", True)
+        disk.goes_on.set()
+        assert [len(await one) for one in (committing, waiting)] == [1, 1]
+        assert len(await sealer.seal(submission(records.record()))) == 1
+
+    run(tmp_path, scenario, disk=disk, max_waiting_seconds=0.05)
 
 
 def test_a_failing_disk_is_retryable_and_heals(tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from klyra_collector.store.addresses import range_of
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.searching import Filters, Search, SortKey
 from klyra_collector.store.sqlite import SqliteStore
+from klyra_collector.store.summarizing import NOTHING, Bucket, Frequent, Shape, Summary, interval_for, spread
 from support.entries import ACME, TODAY, TODAY_US, MemoryLedger, document, entry_of
 
 ORIGINS = ("log/b/2026", "log/a/2026", "log/a/2026-2")
@@ -28,7 +30,7 @@ BASE_NS = timestamps.to_nanoseconds("2026-03-10T11:00:00Z")
 DAY_US = 86_400 * 1_000_000
 
 ids = st.sampled_from(["a", "b", "c", "ünï", "d,e"])
-offsets = st.integers(0, 6)
+offsets = st.integers(0, 6).map(lambda step: step * 700_000_000)
 
 
 @st.composite
@@ -108,9 +110,10 @@ def address_matches(asked: Filters, text: str | None) -> bool:
     asked=filters,
     order=st.sampled_from(["asc", "desc"]),
     page=st.integers(1, 7),
+    buckets=st.integers(2, 5),
 )
 def test_a_search_equals_a_plain_filter(
-    sealed: list[tuple[dict[str, Any], str, int, int]], asked: Filters, order: Any, page: int
+    sealed: list[tuple[dict[str, Any], str, int, int]], asked: Filters, order: Any, page: int, buckets: int
 ) -> None:
     """The store's answer is that of a loop over all entries; so are an export and the pages put together."""
     ledger = MemoryLedger(*ORIGINS)
@@ -140,4 +143,58 @@ def test_a_search_equals_a_plain_filter(
         while items := store.search(replace(search, after=paged[-1].key if paged else None, snapshot=snapshot), page):
             paged += items
         assert paged == found
+        summary = store.summarize(search, Shape(buckets, top=3))
+        assert summary == counted([event for _, event in expected], summary.interval_ns, buckets)
         store.close()
+
+
+def counted(found: list[dict[str, Any]], interval_ns: int, buckets: int) -> Summary:
+    """Count as a reader of the documentation would."""
+    if not found:
+        return NOTHING
+    moments = [timestamps.to_nanoseconds(event["timestamp"]) for event in found]
+    first, last = min(moments) // interval_ns, max(moments) // interval_ns
+    assert last - first < buckets
+    spans = Counter((moment // interval_ns, event["status"]) for moment, event in zip(moments, found, strict=True))
+    values = {
+        "event_types": [event["event_type"] for event in found],
+        "actor_ids": [event["actor"]["id"] for event in found],
+        "actor_types": [event["actor"]["type"] for event in found],
+        "resource_ids": [event["resource"]["id"] for event in found],
+        "resource_types": [event["resource"]["type"] for event in found],
+        "actions": [event["action"] for event in found],
+        "status": [event["status"] for event in found],
+        "client_ip": [
+            ip for event in found if (ip := event["metadata"].get("client_ip", "no address")) != "no address"
+        ],
+    }
+    return Summary(
+        total=len(found),
+        first_ns=min(moments),
+        last_ns=max(moments),
+        interval_ns=interval_ns,
+        buckets=tuple(
+            Bucket(number * interval_ns, spans[number, "success"], spans[number, "failure"])
+            for number in range(first, last + 1)
+        ),
+        top={name: most_frequent(listed, by_address=name == "client_ip") for name, listed in values.items()},
+    )
+
+
+def most_frequent(listed: list[str], *, by_address: bool) -> tuple[Frequent, ...]:
+    """Return the three most frequent values; equal ones by code points, addresses as numbers."""
+    order = (lambda text: range_of(text).low) if by_address else str.__str__
+    found = sorted(Counter(listed).items(), key=lambda item: (-item[1], order(item[0])))
+    return tuple(Frequent(*item) for item in found[:3])
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(2, 1000))
+def test_buckets_are_round_and_not_too_many(first: int, length: int, buckets: int) -> None:
+    """Whatever is summarized, the interval is the shortest of the round ones with which the buckets are enough."""
+    last = min(first + length, 2**63 - 1)
+    interval = interval_for(first, last, buckets)
+    spans = spread({}, first, last, interval)
+    assert len(spans) <= buckets
+    assert spans[0].start_ns <= first < spans[0].start_ns + interval
+    assert spans[-1].start_ns <= last < spans[-1].start_ns + interval
+    assert all(one.start_ns % interval == 0 for one in spans)

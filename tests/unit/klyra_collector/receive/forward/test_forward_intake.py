@@ -12,13 +12,13 @@ from klyra_audit.errors import Rejected, RetryLater
 from klyra_audit.forward.framing import Framer
 from klyra_audit.forward.message import decode_message
 from klyra_collector.errors import Overloaded
+from klyra_collector.fair_budget import FairBudget
 from klyra_collector.pipeline import Accepted
-from klyra_collector.receive.budget import InflightBudget
 from klyra_collector.receive.forward import intake as forward_intake
 from klyra_collector.receive.forward.intake import ForwardIntake, Peer
 from klyra_collector.receive.forward.metrics import ForwardMetrics
 from klyra_collector.receive.forward.tags import TagTypes
-from klyra_collector.receive.ingest import Ingest
+from klyra_collector.receive.ingest import MAX_INFLIGHT_BYTES, Ingest
 from klyra_collector.receive.rates import OrganizationRates
 from klyra_collector.receive.senders import Sender
 from support.forward import entry, forward, gzipped, message, packed_forward
@@ -54,7 +54,7 @@ def intake_of(sealing: Sealing) -> ForwardIntake:
     ingest = Ingest(
         pipeline=sealing,
         senders=sealing,
-        budget=InflightBudget(),
+        budget=FairBudget(MAX_INFLIGHT_BYTES),
         rates=OrganizationRates(),
         observer=sealing,
         max_request_bytes=1 << 20,

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from klyra_collector.errors import Overloaded
-from klyra_collector.receive.budget import ACTIVE_SECONDS, InflightBudget
+from klyra_collector.fair_budget import ACTIVE_SECONDS, FairBudget
 from klyra_collector.receive.rates import OrganizationRates, RateLimited
 
 
@@ -33,7 +33,7 @@ class TestBudget:
 
     def test_one_alone_gets_all_of_it(self, clock) -> None:
         """Nobody else is there to be fair to."""
-        budget = InflightBudget(100, clock)
+        budget = FairBudget(100, clock)
         with contextlib.ExitStack() as requests:
             for _ in range(10):
                 requests.enter_context(budget.reservation("a")).hold(10)
@@ -44,7 +44,7 @@ class TestBudget:
 
     def test_one_that_floods_leaves_room_once_another_asks(self, clock) -> None:
         """The other's first refusal makes the flood's share smaller, so that its next request gets in."""
-        budget = InflightBudget(100, clock)
+        budget = FairBudget(100, clock)
         with contextlib.ExitStack() as requests:
             flood = [requests.enter_context(contextlib.ExitStack()) for _ in range(10)]
             for one in flood:
@@ -59,7 +59,7 @@ class TestBudget:
 
     def test_shares_are_equal_and_grow_when_others_leave(self, clock) -> None:
         """Three get a third each; long after the others have gone, one gets all again."""
-        budget = InflightBudget(90, clock)
+        budget = FairBudget(90, clock)
         with contextlib.ExitStack() as requests:
             for name in "bc":
                 with budget.reservation(name) as brief:
@@ -73,7 +73,7 @@ class TestBudget:
 
     def test_a_single_request_may_be_larger_than_a_share(self, clock) -> None:
         """Otherwise a large one would never get in while anybody else is there."""
-        budget = InflightBudget(100, clock)
+        budget = FairBudget(100, clock)
         with budget.reservation("b") as other, budget.reservation("a") as large:
             other.hold(10)
             large.hold(80)

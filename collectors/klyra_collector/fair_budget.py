@@ -1,4 +1,4 @@
-"""Bytes of requests held in memory: bounded for all together, and shared fairly where there is not enough."""
+"""Bytes held in memory for organizations: bounded for all together, shared fairly where there is not enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from klyra_collector.errors import Overloaded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MAX_INFLIGHT_BYTES = 128 * 1024 * 1024
 ACTIVE_SECONDS = 5.0  # who asked so recently counts among those that share the budget
 
 
@@ -23,8 +22,8 @@ class _Holder:
     asked_at: float = 0.0
 
 
-class InflightBudget:
-    """Bytes of bodies held in memory by all requests together.
+class FairBudget:
+    """Bytes held in memory by all requests together, in one place on their way.
 
     While half of it is free, whoever comes gets it. Beyond that nobody gets more than an equal share of those that
     hold something or asked within `ACTIVE_SECONDS`; only a holder's single request may be larger than its share.
@@ -35,7 +34,7 @@ class InflightBudget:
         clock: seconds, never decreasing.
     """
 
-    def __init__(self, limit: int = MAX_INFLIGHT_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
         self._holders: dict[str, _Holder] = {}
@@ -80,7 +79,7 @@ class InflightBudget:
 class Reservation:
     """The bytes one request holds."""
 
-    def __init__(self, budget: InflightBudget, holder: _Holder) -> None:
+    def __init__(self, budget: FairBudget, holder: _Holder) -> None:
         self._budget = budget
         self._holder = holder
         self.held = 0

@@ -1,0 +1,27 @@
+"""What our streams and indexes are called (DESIGN section 8). Never `logs-…`: that makes a stream of another kind."""
+
+from __future__ import annotations
+
+PREFIX = "klyra-audit-"
+LEDGER_INDEX = f"{PREFIX}ledger"
+HEALTH_STREAM = f"{PREFIX}health"
+HELD_STREAM = f"{PREFIX}held"
+
+# Where entries are: of every plan and of every retention policy of its own name, dedicated streams too.
+ENTRY_STREAMS = ",".join(f"{PREFIX}{name}*" for name in ("startup", "business", "enterprise", "held"))
+QUARANTINE_STREAMS = f"{PREFIX}quarantine-*"
+
+
+def entry_stream(policy: str) -> str:
+    """Return the data stream for entries of a retention policy."""
+    return f"{PREFIX}{policy}"
+
+
+def quarantine_stream(policy: str) -> str:
+    """Return the data stream for quarantined input of a retention policy."""
+    return f"{PREFIX}quarantine-{policy}"
+
+
+def dedicated_stream(policy: str, organization_id: str) -> str:
+    """Return the data stream for the entries of one organization that has its own; stream names have no capitals."""
+    return f"{PREFIX}{policy}-at-{organization_id.lower()}"
