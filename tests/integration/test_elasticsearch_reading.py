@@ -13,7 +13,7 @@ import pytest
 from klyra_audit import timestamps
 from klyra_collector.seal.durable import Disk
 from klyra_collector.store.addresses import range_of
-from klyra_collector.store.elasticsearch import cursor
+from klyra_collector.store.elasticsearch import cursor, summaries
 from klyra_collector.store.elasticsearch.connection import connect, parse, request
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
 from klyra_collector.store.elasticsearch.documents import MetadataFields, Placing, document_id, entry_document
@@ -23,6 +23,7 @@ from klyra_collector.store.elasticsearch.setup import apply, plan
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.searching import Filters, Search, SortKey
 from klyra_collector.store.sqlite import SqliteStore
+from klyra_collector.store.summarizing import Shape
 from support.entries import TODAY, TODAY_US, MemoryLedger, document
 
 if TYPE_CHECKING:
@@ -163,6 +164,18 @@ def test_searches_pages_and_exports_are_the_same(both: Both, seed: int) -> None:
     assert paged == expected
     with both.elasticsearch.export(search) as exported:
         assert list(exported) == expected
+    shape = Shape(buckets=chance.randint(2, 60), top=chance.randint(0, 4))
+    assert both.elasticsearch.summarize(search, shape) == both.sqlite.summarize(search, shape)
+
+
+def test_frequent_values_are_counted_through_where_shards_would_estimate(both: Both, monkeypatch) -> None:
+    """Two shards that each know their own two most frequent values do not know those of both."""
+    monkeypatch.setattr(summaries, "_SHARD_VALUES", 1)
+    monkeypatch.setattr(summaries, "_PAGE", 2)
+    for organization_id in (ACME, OTHER):
+        search = Search(organization_id=organization_id, filters=Filters(), today=TODAY)
+        for top in (1, 2, 5):
+            assert both.elasticsearch.summarize(search, Shape(10, top)) == both.sqlite.summarize(search, Shape(10, top))
 
 
 def test_something_is_found(both: Both) -> None:

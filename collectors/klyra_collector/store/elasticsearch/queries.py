@@ -27,7 +27,7 @@ SOURCE: Final = (
     *("klyra.sections", "klyra.salts", "klyra.c", "klyra.evidence"),
 )
 
-_FIELDS: Final = {
+FIELDS: Final = {
     "event_types": "event_type",
     "actor_ids": "actor.id",
     "actor_types": "actor.type",
@@ -74,7 +74,7 @@ def conditions(search: Search) -> list[Json]:
         {"range": {"klyra.expire_day": {"gt": search.today}}},
     ]
     found += _times(search.filters)
-    for name, field in _FIELDS.items():
+    for name, field in FIELDS.items():
         values: Sequence[str] = getattr(search.filters, name)
         if values:
             found.append({"terms": {field: list(values)}})

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from klyra_audit.errors import RetryLater
-from klyra_collector.store.elasticsearch import queries
+from klyra_collector.store.elasticsearch import queries, summaries
 from klyra_collector.store.elasticsearch.connection import NotFound, probe, request
 from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS
+from klyra_collector.store.summarizing import NOTHING, TOP_NAMES, Summary, interval_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
     from klyra_collector.store.searching import Found, Search, SortKey
+    from klyra_collector.store.summarizing import Frequent, Shape
 
 _PAGE: Final = 1000  # documents of one request of an export
 _KEEP_ALIVE: Final = "2m"
@@ -59,7 +61,7 @@ class ElasticsearchReader:
         while len(found) < limit:
             wanted = limit - len(found)
             body = queries.search_body(search, wanted)
-            hits = self._hits(f"/{ENTRY_STREAMS}/_search?{_WHOLE}", body)
+            hits = self._hits(body)
             found += _once(hits, found[-1].key if found else search.after)
             if len(hits) < wanted:
                 break
@@ -68,8 +70,7 @@ class ElasticsearchReader:
 
     def get(self, organization_id: str, entry_id: str, today: int) -> Found | None:
         """Return one entry of an organization, None if it has no such entry."""
-        body = queries.one_body(organization_id, entry_id, today)
-        hits = self._hits(f"/{ENTRY_STREAMS}/_search?{_WHOLE}", body)
+        hits = self._hits(queries.one_body(organization_id, entry_id, today))
         return queries.found_of(hits[0]) if hits else None
 
     @contextmanager
@@ -85,10 +86,27 @@ class ElasticsearchReader:
 
     def earliest_sealing_day(self, organization_id: str, today: int) -> int | None:
         """Return the earliest UTC day on which an entry that is still visible was sealed."""
-        body = queries.earliest_day_body(organization_id, today)
-        answer = self._whole(request(self._client, "POST", f"/{ENTRY_STREAMS}/_search?{_WHOLE}", body))
+        answer = self._answer(queries.earliest_day_body(organization_id, today))
         day = answer.get("aggregations", {}).get("earliest", {}).get("value")
         return None if day is None else int(day)
+
+    def summarize(self, search: Search, shape: Shape) -> Summary:
+        """Return counts over the entries of a search, all of one snapshot."""
+        search = replace(search, after=None, snapshot=self.snapshot() if search.snapshot is None else search.snapshot)
+        total, first = summaries.edge_of(self._answer(summaries.edge_body(search, "asc")))
+        _, last = summaries.edge_of(self._answer(summaries.edge_body(search, "desc")))
+        if first is None or last is None:
+            return NOTHING
+        interval = interval_for(first, last, shape.buckets)
+        answer = self._answer(summaries.counts_body(search, first, last, interval, shape.top))
+        return Summary(
+            total=total,
+            first_ns=first,
+            last_ns=last,
+            interval_ns=interval,
+            buckets=summaries.buckets_of(answer, first, last, interval),
+            top={name: self._top(search, name, shape.top, answer) for name in TOP_NAMES},
+        )
 
     def check(self) -> None:
         """Return if a search would be answered now."""
@@ -108,9 +126,28 @@ class ElasticsearchReader:
             yield from _once(hits, last)
             last = queries.key_of(hits[-1])
 
-    def _hits(self, path: str, body: queries.Json) -> list[dict[str, Any]]:
-        hits: list[dict[str, Any]] = self._whole(request(self._client, "POST", path, body))["hits"]["hits"]
+    def _top(self, search: Search, name: str, top: int, answer: dict[str, Any]) -> tuple[Frequent, ...]:
+        if not top:
+            return ()
+        found = summaries.top_of(answer, name)
+        if found is not None:
+            return found
+        every: list[Frequent] = []
+        after: Mapping[str, Any] | None = None
+        while True:
+            values, after = summaries.every_value_of(
+                self._answer(summaries.every_value_body(search, name, after)), name
+            )
+            every += values
+            if after is None:
+                return summaries.most_frequent(every, top)
+
+    def _hits(self, body: queries.Json) -> list[dict[str, Any]]:
+        hits: list[dict[str, Any]] = self._answer(body)["hits"]["hits"]
         return hits
+
+    def _answer(self, body: queries.Json) -> dict[str, Any]:
+        return self._whole(request(self._client, "POST", f"/{ENTRY_STREAMS}/_search?{_WHOLE}", body))
 
     def _whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         if answer.get("timed_out") or answer.get("_shards", {}).get("failed"):
