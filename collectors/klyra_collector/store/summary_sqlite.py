@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from klyra_audit.timestamps import NANOSECONDS
 from klyra_collector.store import statements
 from klyra_collector.store.addresses import text_of
 from klyra_collector.store.searching import AddressRange
@@ -24,6 +25,9 @@ _WORDS: Final = {
     "actions": "action",
     "status": "status",
 }
+# The second of a timestamp: SQLite divides towards zero, which would mix up what lies before 1970; and nanoseconds from
+# one end of time to the other are more than 64 bits.
+_SECOND: Final = f"(timestamp / {NANOSECONDS} - (timestamp % {NANOSECONDS} < 0))"
 _TEXTS: Final = {"actor_ids": "actor_id", "resource_ids": "resource_id"}
 
 
@@ -57,9 +61,8 @@ class Summarizer:
         )
 
     def _over_time(self, first: int, interval: int) -> dict[tuple[int, str], int]:
-        # From the first bucket on: SQLite divides towards zero, which would mix up what lies before 1970.
-        start = first // interval * interval
-        rows = self._select("(timestamp - ?) / ?, status, count(*)", (start, interval), "GROUP BY 1, 2")
+        start, length = first // interval * interval // NANOSECONDS, interval // NANOSECONDS
+        rows = self._select(f"({_SECOND} - ?) / ?, status, count(*)", (start, length), "GROUP BY 1, 2")
         return {(bucket, self._word(status)): count for bucket, status, count in rows}
 
     def _top(self, name: str, limit: int) -> tuple[Frequent, ...]:

@@ -33,6 +33,14 @@ ids = st.sampled_from(["a", "b", "c", "ünï", "d,e"])
 offsets = st.integers(0, 6).map(lambda step: step * 700_000_000)
 
 
+FAR = ("1677-09-21T00:12:44Z", "1969-12-31T23:59:59.999999999Z", "2262-04-11T23:47:16.854775807Z")
+
+
+def moment(offset: int) -> str:
+    """Return a time near most others."""
+    return timestamps.from_nanoseconds(BASE_NS + offset)
+
+
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, Any]:
     """Draw an event whose values collide often with those of others, except for its id."""
@@ -40,7 +48,7 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
     return document(
         0,
         organization_id=draw(st.sampled_from(ORGANIZATIONS)),
-        timestamp=timestamps.from_nanoseconds(BASE_NS + draw(offsets)),
+        timestamp=draw(st.one_of(*[offsets.map(moment)] * 3, st.sampled_from(FAR))),
         event_type=draw(st.sampled_from(TYPES)),
         actor={"type": draw(st.sampled_from(["user", "system"])), "id": draw(ids), "name": None},
         resource={"type": draw(st.sampled_from(["user", "moderation"])), "id": draw(ids), "name": "x"},
