@@ -22,7 +22,7 @@ from klyra_collector.store.rows import erased_sections
 from support.elasticsearch_reading import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from klyra_collector.seal.reader import SealedRecord
     from support.forge import Forge
@@ -33,25 +33,41 @@ BUNDLE = 256
 
 def stored_of(forge: Forge, data: Path) -> list[Stored]:
     """Return the documents of every shard of a forged ledger that was written to `data`."""
+
+    def placed(record: SealedRecord) -> Placing:
+        shard = next(shard for shard in forge.shards if shard.origin == record.origin)
+        expire_day, held = forge.effective_expire(shard, record.index), forge.is_held(shard, record.index)
+        return Placing(policy="business", expire_day=expire_day, held=held)
+
+    return stored_of_ledger(data, placed)
+
+
+def placed_plainly(record: SealedRecord) -> Placing:
+    """Keep a record as long as its leaf says."""
+    return Placing(policy="business", expire_day=record.leaf.expire_day)
+
+
+def stored_of_ledger(data: Path, placed: Callable[[SealedRecord], Placing] = placed_plainly) -> list[Stored]:
+    """Return the documents of every shard of a ledger on disk."""
     with closing(LedgerReader(data / "ledger")) as reader:
-        return [stored for shard in forge.shards for stored in _shard(forge, shard, reader, data)]
+        return [stored for origin in reader.origins() for stored in _shard(origin, reader, data, placed)]
 
 
-def _shard(forge, shard, reader, data) -> Iterator[Stored]:
-    records = list(reader.read(shard.origin, 0, shard.size))
+def _shard(origin: str, reader, data, placed) -> Iterator[Stored]:
+    records: list[SealedRecord] = []
+    while len(records) < reader.committed(origin):
+        records += reader.read(origin, len(records), 1024)
     for record in records:
         if record.body is not None:
-            yield _body(forge, shard, reader, record)
+            yield _body(reader, record, placed(record))
     for first in range(0, len(records), BUNDLE):
-        yield _bundle(shard.origin, first, records[first : first + BUNDLE])
-    folder = data / "ledger" / shard.origin.rpartition("/")[2]
+        yield _bundle(origin, first, records[first : first + BUNDLE])
+    folder = data / "ledger" / origin.rpartition("/")[2]
     notes = [path.read_bytes() for path in (*sorted((folder / "checkpoints").glob("*")), folder / "checkpoint")]
     yield from (note_document(note) for note in notes)
 
 
-def _body(forge, shard, reader, record: SealedRecord) -> Stored:
-    held = forge.is_held(shard, record.index)
-    placing = Placing(policy="business", expire_day=forge.effective_expire(shard, record.index), held=held)
+def _body(reader, record: SealedRecord, placing: Placing) -> Stored:
     if record.leaf.kind == Kind.QUARANTINE:
         raw = reader.quarantined(record)
         row = quarantine_row_of(record, raw)
@@ -59,7 +75,7 @@ def _body(forge, shard, reader, record: SealedRecord) -> Stored:
         return Stored("klyra-audit-quarantine-business", f"{record.origin}:{record.index}", document)
     document = entry_document(record, placing, FIELDS, erased_sections(record.body))
     identity = document_id(document["organization_id"], document["id"])
-    return Stored("klyra-audit-held" if held else "klyra-audit-business", identity, document)
+    return Stored("klyra-audit-held" if placing.held else "klyra-audit-business", identity, document)
 
 
 def _bundle(log: str, first: int, records: list[SealedRecord]) -> Stored:

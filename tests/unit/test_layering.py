@@ -36,11 +36,12 @@ STAGES = {
     "witness": {"seal", "publish", "registry"},
     "fanout": {"seal", "store", "registry"},
     "query": {"seal", "store", "registry", "publish", "verify"},
+    "rebuild": {"verify", "seal"},
     "supervise": {"registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"},
     "demo": {"registry", "supervise"},
     "cli": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
-        *("supervise", "demo"),
+        *("rebuild", "supervise", "demo"),
     },
 }
 VERIFY_MAY_IMPORT = {"klyra_audit.format", "klyra_collector.verify", "cryptography", "orjson"}

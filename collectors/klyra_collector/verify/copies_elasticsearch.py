@@ -53,7 +53,7 @@ def verify_alone(copy: ElasticsearchCopy, options: Options, *, collector: str | 
         restored = restore_records(copy.ledger, target, collector=collector, policy=options.policy)
         found = {shard.origin: shard.found for shard in restored}
         report = verify_copy(copy, target, replace(options, bodies=False), grown=lambda shard: found.get(shard.log, 0))
-    return replace(report, target=copy.name)
+    return replace(report, target=copy.address)
 
 
 def _leaves_now(shard: ShardVerification) -> int:

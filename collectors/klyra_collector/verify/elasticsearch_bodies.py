@@ -8,6 +8,7 @@ a reason is what verification finds to be MISSING.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import shutil
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -77,10 +78,10 @@ def restore_bodies(copy: ElasticsearchCopy, shard: ShardVerification, today: int
     with open_or_empty(shard.folder.leaves) as file, _DayFiles() as files:
         leaves = LeafReader(file, shard.leaves.segments)
         restorer = _Restorer(shard, shard.retention, leaves, files, restored, today)
-        for hit in copy.hits(shard.log):
-            restorer.take(hit, Kind.EVENT)
-        for hit in copy.quarantined(shard.log):
-            restorer.take(hit, Kind.QUARANTINE)
+        entries = ((hit, Kind.EVENT) for hit in copy.hits(shard.log))
+        quarantined = ((hit, Kind.QUARANTINE) for hit in copy.quarantined(shard.log))
+        for hit, kind in heapq.merge(entries, quarantined, key=lambda found: found[0].order[0]):
+            restorer.take(hit, kind)
     return restored
 
 

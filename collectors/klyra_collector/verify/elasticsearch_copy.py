@@ -29,12 +29,16 @@ class ElasticsearchCopy:
 
     Args:
         client: to ask with.
+
+    Attributes:
+        address: of the cluster, without credentials.
     """
 
     personal: Mapping[SectionName, tuple[str, ...]] = {}
     name = "elasticsearch"
 
     def __init__(self, client: ElasticsearchClient) -> None:
+        self.address = str(client.address)
         self._client = client
         self._stack = ExitStack()
         self._entries: PointInTime | None = None

@@ -94,6 +94,7 @@ def restore_records(
         inherited = _next_keys(folder)
         size = found[origin] if head is None else min(found[origin], head.size)
         _truncate(folder.leaves, size * LEAF_SIZE)
+        folder.committed.write_bytes(size.to_bytes(8))
         _write_hashes(folder)
         restored.append(RestoredShard(origin=origin, size=size, found=found[origin], head=head))
     return restored
