@@ -64,7 +64,7 @@ def _shard(origin: str, reader, data, placed) -> Iterator[Stored]:
         yield _bundle(origin, first, records[first : first + BUNDLE])
     folder = data / "ledger" / origin.rpartition("/")[2]
     notes = [path.read_bytes() for path in (*sorted((folder / "checkpoints").glob("*")), folder / "checkpoint")]
-    yield from (note_document(note) for note in notes)
+    yield from (note_document(note) for note in dict.fromkeys(notes))
 
 
 def _body(reader, record: SealedRecord, placing: Placing) -> Stored:
@@ -88,7 +88,8 @@ def _bundle(log: str, first: int, records: list[SealedRecord]) -> Stored:
     ]
     leaves = base64.b64encode(b"".join(record.leaf_bytes for record in records)).decode()
     source = {"kind": kind, "log": log, "first": first, "size": size, "leaves": leaves, "controls": controls}
-    return Stored("klyra-audit-ledger", f"{log}:{kind}:{first}:{size}", source)
+    identity = f"{log}:{first}" if kind == "bundle" else f"{log}:{first}:{size}"
+    return Stored("klyra-audit-ledger", identity, source)
 
 
 def note_document(note: bytes) -> Stored:

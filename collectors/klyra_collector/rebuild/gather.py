@@ -137,9 +137,9 @@ def _refuse_other(reports: Sequence[ShardReport]) -> None:
     if not count:
         return
     findings = (finding for report in reports for finding in report.findings if finding.verdict in NOT_AS_SIGNED)
-    first = next((f"{finding.verdict} in {finding.file}: {finding.reason}" for finding in findings), "too much is wrong")
+    first = next((f"{one.verdict} in {one.file}: {one.reason}" for one in findings), "too much is wrong")
     raise Halted(
-        f"What Elasticsearch keeps of the ledger is not what was signed: {first} ({count} findings like it).",
+        f"What Elasticsearch keeps of the ledger is not what was signed: {first} ({count} such findings).",
         remedy="Nothing was put in place. Look at all of it with: klyra-audit verify elasticsearch+https://HOST:9200.",
         code="not_as_signed",
     )

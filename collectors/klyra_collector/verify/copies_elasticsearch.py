@@ -10,17 +10,25 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import orjson
 
 from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_collector.verify.copies_store import verify_copy
+from klyra_collector.verify.elasticsearch_ledger import MAX_INDEX
 from klyra_collector.verify.elasticsearch_restore import restore_records
-from klyra_collector.verify.files import open_or_empty
+from klyra_collector.verify.files import Unreadable, open_or_empty, read_small
+from klyra_collector.verify.layout import find_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from klyra_collector.verify.elasticsearch_copy import ElasticsearchCopy
     from klyra_collector.verify.ledger import Options, ShardVerification
     from klyra_collector.verify.report import Report
+
+_MAX_CURSOR_BYTES: Final = 1024 * 1024
 
 
 def verify_with_ledger(copy: ElasticsearchCopy, ledger: Path, options: Options) -> Report:
@@ -34,6 +42,7 @@ def verify_with_ledger(copy: ElasticsearchCopy, ledger: Path, options: Options) 
     Raises:
         CannotVerify: there is no ledger, or the cluster cannot be read.
     """
+    copy.expect(_noted(find_shards(ledger)[0].data))
     return verify_copy(copy, ledger, options, grown=_leaves_now)
 
 
@@ -54,6 +63,17 @@ def verify_alone(copy: ElasticsearchCopy, options: Options, *, collector: str | 
         found = {shard.origin: shard.found for shard in restored}
         report = verify_copy(copy, target, replace(options, bodies=False), grown=lambda shard: found.get(shard.log, 0))
     return replace(report, target=copy.address)
+
+
+def _noted(data: Path | None) -> Mapping[str, int]:
+    """Return how far the follower of a data directory has written and found its entries, as it says itself."""
+    if data is None:
+        return {}
+    try:
+        noted = orjson.loads(read_small(data / "cursors" / "store.json", _MAX_CURSOR_BYTES))["searchable"]
+        return {log: size for log, size in noted.items() if type(size) is int and 0 <= size <= MAX_INDEX}
+    except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _leaves_now(shard: ShardVerification) -> int:

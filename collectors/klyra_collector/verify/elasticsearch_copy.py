@@ -64,6 +64,11 @@ class ElasticsearchCopy:
             self._cursors = self.ledger.sizes()
         return self._cursors
 
+    def expect(self, sizes: Mapping[str, int]) -> None:
+        """Take in what the writer itself has noted elsewhere of how far it is: whoever cuts off the copy cannot."""
+        known = self.cursors()
+        self._cursors = {log: max(known.get(log, 0), sizes.get(log, 0)) for log in known.keys() | sizes.keys()}
+
     def documents(self, log: str) -> Iterator[CopyDocument]:
         """See `CopyReader`."""
         for hit in self.hits(log):

@@ -6,6 +6,7 @@ signed; nothing here is checked but its form.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
@@ -99,7 +100,7 @@ class LedgerIndex:
         parsed = (_bundle(hit) for hit in self._view.documents(query, "first"))
         expected = 0
         for first, group in groupby((found for found in parsed if found is not None), key=lambda each: each.first):
-            best = max(group, key=lambda each: (each.end, each.id))
+            best = max(group, key=partial(_preference, log))
             if first != expected:
                 if first > expected:
                     return
@@ -129,6 +130,16 @@ class LedgerIndex:
         query: JsonObject = {"bool": {"must_not": [{"terms": {"kind": [_BUNDLE, _PARTIAL, _CHECKPOINT]}}]}}
         for hit in self._view.documents(query):
             yield f"the document {hit.id} in {hit.backing_index} is no part of a ledger"
+
+
+def _preference(log: str, bundle: Bundle) -> tuple[bool, int, str]:
+    """Sort key of what there is of one bundle: first what has an id that nobody can create once it is taken."""
+    own = (
+        f"{log}:{bundle.first}"
+        if len(bundle.leaves) == BUNDLE_LEAVES * LEAF_SIZE
+        else f"{log}:{bundle.first}:{bundle.end}"
+    )
+    return bundle.id == own, bundle.end, bundle.id
 
 
 def _bundle(hit: Hit) -> Bundle | None:
