@@ -225,10 +225,14 @@ def _of_status(status: int, reason: str) -> KlyraError:
 
 
 def _reason(body: Any) -> str:  # noqa: ANN401 - whatever it answered
+    """Return what an answer says is wrong, with what was behind it."""
     error = body.get("error") if isinstance(body, dict) else None
-    if isinstance(error, dict):
-        return f"{error.get('type')}: {error.get('reason')}"
-    return str(error or body)[:200]
+    if not isinstance(error, dict):
+        return str(error or body)[:200]
+    reasons = [f"{error.get('type')}: {error.get('reason')}"]
+    while isinstance(error := error.get("caused_by"), dict):
+        reasons.append(str(error.get("reason")))
+    return " <- ".join(reasons)
 
 
 def _credentials(url: ClusterUrl, setting: str) -> dict[str, Any]:
