@@ -171,7 +171,9 @@ def _values(source: dict[str, Any], name: str) -> list[Any]:
 
 
 def _sort_value(source: dict[str, Any], name: str) -> Any:
-    return min(value for value in _values(source, name) if type(value) is int)
+    """Return the smallest number; a text is read as one, and what has none stands last, as in a mapped field."""
+    numbers = [int(value) for value in _values(source, name) if isinstance(value, int | str)]
+    return min(numbers, default=2**63 - 1)
 
 
 def _without(source: dict[str, Any], names: list[str]) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import copy as copying
+import shutil
 
+import orjson
 import pytest
+from typer.testing import CliRunner
 
-from klyra_audit.format import sections
-from klyra_collector.verify import Options, Verdict
+from klyra_audit.format import policy, sections
+from klyra_collector.cli import verify as command
+from klyra_collector.verify import Options, Verdict, elasticsearch_copy
 from klyra_collector.verify.copies_elasticsearch import verify_alone, verify_with_ledger
 from klyra_collector.verify.elasticsearch_address import ElasticsearchAddress
 from klyra_collector.verify.elasticsearch_client import ElasticsearchClient
@@ -51,7 +55,7 @@ def server(stored):
 def verify(forge, data, server):
     """Verify with the ledger, or alone, pinned, at the baseline's own time."""
 
-    def run(*, alone=False, **options):
+    def run(ledger=data, *, alone=False, **options):
         own = {
             "policy": forge.policy(),
             "patience": 0.0,
@@ -62,7 +66,7 @@ def verify(forge, data, server):
         with ElasticsearchCopy(ElasticsearchClient(address, sleep=lambda _seconds: None)) as found:
             if alone:
                 return verify_alone(found, Options(**(own | options)))
-            return verify_with_ledger(found, data, Options(**(own | options)))
+            return verify_with_ledger(found, ledger, Options(**(own | options)))
 
     return run
 
@@ -298,3 +302,136 @@ class TestLag:
         report = verify(alone=True)
         assert not bad(report)
         assert "1 of its documents are newer than the ledger as it was looked at" in report.shards[3].notes
+
+
+class TestTheLedgersCopy:
+    """`klyra-audit-ledger` itself was changed."""
+
+    def test_a_bundle_of_somebody_else(self, server, verify, forge) -> None:
+        """One under another id does not count where the collector's own is."""
+        (bundle,) = server.kind("bundle", forge.newest.origin)
+        fake = copying.deepcopy(bundle)
+        fake.id, fake.source["leaves"] = "zzz", base64.b64encode(bytes(256 * 112)).decode()
+        server.documents.insert(0, fake)
+        assert not bad(verify(alone=True))
+
+    def test_a_larger_partial_one(self, server, verify, forge) -> None:
+        """The largest that the collector wrote counts."""
+        (partial,) = server.kind("partial", forge.newest.origin)
+        smaller = copying.deepcopy(partial)
+        leaves = base64.b64decode(partial.source["leaves"])[: 5 * 112]
+        smaller.id, smaller.source["leaves"] = f"{forge.newest.origin}:256:261", base64.b64encode(leaves).decode()
+        smaller.source["size"] = 261
+        server.documents.append(smaller)
+        assert not bad(verify(alone=True))
+
+    def test_a_missing_bundle(self, server, verify, forge) -> None:
+        """What was signed is not there."""
+        server.documents.remove(server.kind("bundle", forge.newest.origin)[0])
+        assert {V.ROLLBACK, V.TRUNCATED, V.MISSING, V.UNVERIFIABLE} & bad(verify(alone=True)).keys()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda s: s.update(first=1),
+            lambda s: s.update(first="0"),
+            lambda s: s.update(leaves="!"),
+            lambda s: s.update(leaves=7),
+            lambda s: s.update(leaves=""),
+            lambda s: s.update(leaves="AAAA"),
+            lambda s: s.update(controls={"index": 0}),
+            lambda s: s.update(controls=[1, {"index": "0", "document": "{}"}, {"index": 10**6, "document": "{}"}]),
+            lambda s: s.update(controls=[{"index": 3, "document": "\u0000"}]),
+        ],
+    )
+    def test_strange_bundles(self, server, verify, forge, change) -> None:
+        """Nothing of it is believed, and nothing raises but errors of verification."""
+        (bundle,) = server.kind("bundle", forge.newest.origin)
+        change(bundle.source)
+        assert verify(alone=True).exit_status == 1
+
+    def test_strange_heads(self, server, verify, forge) -> None:
+        """Notes that no key has signed are no heads; without any, nothing is intact."""
+        log = forge.newest.origin
+        server.documents.append(
+            Stored("klyra-audit-ledger", "h", {"kind": "checkpoint", "log": log, "size": 9999, "root": "", "note": "x"})
+        )
+        strange = {"kind": "checkpoint", "log": log, "size": "7", "note": ["y"]}
+        server.documents.append(Stored("klyra-audit-ledger", "i", strange | {"size": 8}))
+        assert not bad(verify(alone=True))
+        server.documents = [each for each in server.documents if each.source.get("kind") != "checkpoint"]
+        report = verify(alone=True)
+        assert report.exit_status != 0
+        assert V.UNVERIFIABLE in bad(report)
+
+    def test_an_end_cut_off_with_what_speaks_of_it(self, server, verify, forge, data, tmp_path) -> None:
+        """The data directory's own note of how far the follower is, or a checkpoint kept elsewhere, gives it away."""
+        log = forge.newest.origin
+        (partial,) = server.kind("partial", log)
+        first = partial.source["first"]
+        server.documents = [
+            each
+            for each in server.documents
+            if each is not partial
+            and not (each.source.get("klyra", {}).get("log") == log and each.source["klyra"]["index"] >= first)
+        ]
+        assert not bad(verify())
+        noted = shutil.copytree(data, tmp_path / "data")
+        (noted / "cursors").mkdir()
+        sizes = {shard.origin: shard.size for shard in forge.shards}
+        (noted / "cursors" / "store.json").write_bytes(orjson.dumps({"searchable": sizes}))
+        assert bad(verify(noted))[V.MISSING] > 0
+        (noted / "cursors" / "store.json").write_text("[]")
+        assert not bad(verify(noted))
+
+
+class TestCommand:
+    """`klyra-audit verify elasticsearch+…`."""
+
+    @pytest.fixture
+    def run(self, server, data, forge, tmp_path, monkeypatch):
+        """Run the command on the cluster."""
+        monkeypatch.setattr(elasticsearch_copy, "REFRESH_SECONDS", 0.0)
+        (tmp_path / "klyra.policy").write_text(policy.render(forge.policy()))
+
+        def go(target=None, *more: str):
+            given = ["--policy", str(tmp_path / "klyra.policy"), "--max-witness-age", "1e12"]
+            return CliRunner().invoke(command.app, [target or server.url, *given, *more])
+
+        return go
+
+    def test_with_the_ledger(self, run, data) -> None:
+        """Both are reported."""
+        result = run(None, "--ledger", str(data))
+        assert result.exit_code == 0, result.output
+        assert "elasticsearch 2026" in result.stdout
+
+    def test_alone(self, run, data, server) -> None:
+        """The cluster is what was verified; its credentials are not told."""
+        result = run(None, "--org-salt", str(data / "keys" / "org-salt"), "--json")
+        assert result.exit_code == 0, result.output
+        assert orjson.loads(result.stdout)["target"] == server.url
+
+    def test_pinned_by_default(self, server, data, monkeypatch) -> None:
+        """Whoever can write the cluster can also change the key there."""
+        monkeypatch.setattr(elasticsearch_copy, "REFRESH_SECONDS", 0.0)
+        salt = str(data / "keys" / "org-salt")
+        assert CliRunner().invoke(command.app, [server.url, "--org-salt", salt]).exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("target", "more"),
+        [
+            ("klyra-data", ("--ledger", "klyra-data")),
+            ("klyra-data", ("--collector", "a/b")),
+            ("elasticsearch+https://es", ("--store", "store.sqlite")),
+            ("elasticsearch+https://es/index", ()),
+            ("elasticsearch+https://es?api_key=s3cret", ()),
+            ("elasticsearch+https://es?api_key=env:KLYRA_NOT_SET", ()),
+        ],
+    )
+    def test_what_cannot_be(self, run, target, more) -> None:
+        """Exit 2, and no secret is repeated."""
+        result = run(target, *more, "--json")
+        assert result.exit_code == 2
+        assert "s3cret" not in result.output
+        assert orjson.loads(result.stdout)["error"]["remedy"]
