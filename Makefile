@@ -1,6 +1,6 @@
 # Every target prepares what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench peers soak pins environment
+.PHONY: help run test check fix bench peers soak dashboards pins environment
 
 PYTHON := .venv/bin/python
 unexport PYTHONHOME PYTHONPATH
@@ -32,6 +32,9 @@ peers: ## fetch the pinned programs of others that some tests run against
 
 soak: environment ## run the long tests
 	@$(PYTHON) -m pytest -m soak $(ARGS)
+
+dashboards: environment ## make what Kibana imports again from dashboards/kibana/sources
+	@PYTHONPATH=tools $(PYTHON) -m kibana
 
 pins: environment ## write constraints.txt again from what .venv has installed
 	@$(PYTHON) tools/pins.py --write
