@@ -13,6 +13,7 @@ import pytest
 
 from klyra_audit.errors import Rejected
 from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, KeyFileMissing, make_keys
+from klyra_collector.store.elasticsearch.condition import Kept, kept
 from klyra_collector.store.elasticsearch.connection import ClusterRefuses, connect, parse, request
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions, flattened
 from klyra_collector.store.elasticsearch.effective import check_templates, make_ready, update_indexes
@@ -253,6 +254,25 @@ class TestChanges:
             assert bool(refused.value.remedy)
         finally:
             request(administrator, "DELETE", "/_index_template/somebody")
+
+
+@pytest.mark.usefixtures("ready")
+def test_the_oldest_entry_of_a_policy_is_found(administrator) -> None:
+    """Over all streams and indexes; what a legal hold keeps is not overdue."""
+    today = 20_000
+    for number, (stream, sealed, expires, is_held) in enumerate(
+        [
+            ("klyra-audit-startup", today - 32, today - 1, False),
+            ("klyra-audit-startup", today - 31, today, False),
+            ("klyra-audit-quarantine-startup", today - 40, today - 9, False),
+            ("klyra-audit-held", today - 400, today - 369, True),
+        ]
+    ):
+        place = {"policy": "tests", "ingested_at": sealed * 86_400_000, "expire_day": expires, "held": is_held}
+        source = {"@timestamp": "2026-06-15T14:30:45Z", "klyra": place}
+        request(administrator, "PUT", f"/{stream}/_create/kept-{number}?refresh=true", source)
+    (found,) = [one for one in kept(administrator, (today * 86_400 + 43_200) * 1_000_000) if one.policy == "tests"]
+    assert found == Kept(policy="tests", documents=3, oldest_days=40.5, overdue=2)
 
 
 class TestLifecyclePolicies:
