@@ -83,7 +83,7 @@ class _Parser:
             inner = self.either()
             self._expect(")")
             return inner
-        return self._comparison(self._take())
+        return self._comparison(_unquoted(self._take()))
 
     def _comparison(self, field: str) -> Query:
         operator = self._take()
@@ -129,5 +129,9 @@ def _has(field: str, value: str) -> Query:
     if value == "*":
         return {"exists": {"field": field}}
     if value.startswith('"'):
-        return {"term": {field: value[1:-1].replace('\\"', '"')}}
+        return {"term": {field: _unquoted(value)}}
     return {"wildcard": {field: value}} if "*" in value else {"term": {field: value}}
+
+
+def _unquoted(token: str) -> str:
+    return token[1:-1].replace('\\"', '"') if token.startswith('"') else token
