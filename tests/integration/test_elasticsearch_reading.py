@@ -230,6 +230,7 @@ def test_a_document_that_is_there_twice_is_shown_once(both: Both) -> None:
     assert not answer["errors"]
     assert both.elasticsearch.search(search, 1000) == before
     assert both.elasticsearch.search(search, 7) == before[:7]
+    assert both.elasticsearch.summarize(search, Shape(10, 3)) == both.sqlite.summarize(search, Shape(10, 3))
     with both.elasticsearch.export(search) as exported:
         assert list(exported) == before
 

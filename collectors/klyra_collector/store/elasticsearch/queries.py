@@ -15,8 +15,9 @@ from klyra_collector.store.rows import HIGHEST_NS, LOWEST_NS
 from klyra_collector.store.searching import Found, SortKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from klyra_collector.store.elasticsearch.asking import Hit
     from klyra_collector.store.searching import AddressRange, Filters, Order, Search
 
 Json = dict[str, Any]
@@ -81,7 +82,7 @@ def conditions(search: Search) -> list[Json]:
     if search.filters.client_ip is not None:
         found.append({"range": {_ADDRESS: _address_bounds(search.filters.client_ip)}})
     if search.snapshot is not None:
-        found.append(_below(search.snapshot))
+        found.append(below(search.snapshot))
     return found
 
 
@@ -131,6 +132,15 @@ def found_of(hit: Mapping[str, Any]) -> Found:
     return Found(key_of(hit), base64.b64decode(source["klyra"]["leaf"]), entry_of(source))
 
 
+def once(hits: Iterable[Hit], before: SortKey | None) -> Iterator[Hit]:
+    """Yield one of the documents of each record: they stand side by side, since they have one sort key."""
+    for hit in hits:
+        key = key_of(hit)
+        if key != before:
+            yield hit
+        before = key
+
+
 def key_of(hit: Mapping[str, Any]) -> SortKey:
     """Return the sort key of a hit."""
     klyra = hit["_source"]["klyra"]
@@ -155,7 +165,7 @@ def _address(key: bytes) -> str:
     return str(ipaddress.IPv4Address(key[-4:]) if key.startswith(_MAPPED) else ipaddress.IPv6Address(key))
 
 
-def _below(snapshot: Mapping[str, int]) -> Json:
+def below(snapshot: Mapping[str, int]) -> Json:
     """Return the condition that a record was there when a snapshot was taken; without shards there was none."""
     shards = [
         {"bool": {"filter": [{"term": {"klyra.log": origin}}, {"range": {"klyra.index": {"lt": size}}}]}}

@@ -1,41 +1,35 @@
 """The reading side of the store in Elasticsearch: the same answers, byte for byte, as of the embedded store.
 
 What a search may see is what the follower has seen a search find (`cursor.StoreCursor.searchable`); what came later
-changes no page. An answer that misses a shard is no answer: `allow_partial_search_results` is false everywhere, and an
-export that loses its point in time fails instead of ending short.
+changes no page. An answer that misses a shard is no answer, and an export that loses its point in time fails instead
+of ending short.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from klyra_audit.errors import RetryLater
 from klyra_collector.store.elasticsearch import queries, summaries
-from klyra_collector.store.elasticsearch.connection import NotFound, probe, request
+from klyra_collector.store.elasticsearch.asking import Asking
+from klyra_collector.store.elasticsearch.connection import probe
 from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS
 from klyra_collector.store.summarizing import NOTHING, TOP_NAMES, Summary, interval_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from elasticsearch import Elasticsearch
 
+    from klyra_collector.store.elasticsearch.asking import Hit, PointInTime
+    from klyra_collector.store.elasticsearch.queries import Json
     from klyra_collector.store.searching import Found, Search, SortKey
     from klyra_collector.store.summarizing import Frequent, Shape
 
 _PAGE: Final = 1000  # documents of one request of an export
-_KEEP_ALIVE: Final = "2m"
-_WHOLE: Final = "allow_partial_search_results=false&ignore_unavailable=true&allow_no_indices=true"
-
-
-class AnswerIncomplete(RetryLater):
-    """Some shards did not answer, so entries may be missing."""
-
-    code = "answer_incomplete"
 
 
 class ElasticsearchReader:
@@ -48,6 +42,7 @@ class ElasticsearchReader:
 
     def __init__(self, client: Elasticsearch, cursors: Path) -> None:
         self._client = client
+        self._entries = Asking(client, ENTRY_STREAMS)
         self._cursors = cursors
 
     def snapshot(self) -> Mapping[str, int]:
@@ -57,12 +52,11 @@ class ElasticsearchReader:
     def search(self, search: Search, limit: int) -> list[Found]:
         """Return the first `limit` entries of a search, in its order."""
         found: list[Found] = []
-        # A document that was sent twice around a rollover is there twice, in two backing indexes.
+        # A record may have several documents, and what is left after that is less than was asked for.
         while len(found) < limit:
             wanted = limit - len(found)
-            body = queries.search_body(search, wanted)
-            hits = self._hits(body)
-            found += _once(hits, found[-1].key if found else search.after)
+            hits = self._entries.hits(queries.search_body(search, wanted))
+            found += [queries.found_of(hit) for hit in queries.once(hits, search.after)]
             if len(hits) < wanted:
                 break
             search = replace(search, after=queries.key_of(hits[-1]))
@@ -70,42 +64,40 @@ class ElasticsearchReader:
 
     def get(self, organization_id: str, entry_id: str, today: int) -> Found | None:
         """Return one entry of an organization, None if it has no such entry."""
-        hits = self._hits(queries.one_body(organization_id, entry_id, today))
+        hits = self._entries.hits(queries.one_body(organization_id, entry_id, today))
         return queries.found_of(hits[0]) if hits else None
 
     @contextmanager
     def export(self, search: Search) -> Iterator[Iterator[Found]]:
         """Yield every entry of a search out of one point in time."""
-        path = f"/{ENTRY_STREAMS}/_pit?keep_alive={_KEEP_ALIVE}&ignore_unavailable=true"
-        point = _PointInTime(str(request(self._client, "POST", path)["id"]))
-        try:
-            whole = replace(search, snapshot=self.snapshot() if search.snapshot is None else search.snapshot)
-            yield self._all(whole, point)
-        finally:
-            self._close(point)
+        whole = replace(search, snapshot=self.snapshot() if search.snapshot is None else search.snapshot)
+        with closing(self._entries.freeze()) as point:
+            yield _all(whole, point)
 
     def earliest_sealing_day(self, organization_id: str, today: int) -> int | None:
         """Return the earliest UTC day on which an entry that is still visible was sealed."""
-        answer = self._answer(queries.earliest_day_body(organization_id, today))
+        answer = self._entries.answer(queries.earliest_day_body(organization_id, today))
         day = answer.get("aggregations", {}).get("earliest", {}).get("value")
         return None if day is None else int(day)
 
     def summarize(self, search: Search, shape: Shape) -> Summary:
         """Return counts over the entries of a search, all of one snapshot."""
-        search = replace(search, after=None, snapshot=self.snapshot() if search.snapshot is None else search.snapshot)
-        total, first = summaries.edge_of(self._answer(summaries.edge_body(search, "asc")))
-        _, last = summaries.edge_of(self._answer(summaries.edge_body(search, "desc")))
+        snapshot = self.snapshot() if search.snapshot is None else search.snapshot
+        where = queries.conditions(replace(search, snapshot=snapshot))
+        first = summaries.edge_of(self._entries.answer(summaries.edge_body(where, "asc")))
+        last = summaries.edge_of(self._entries.answer(summaries.edge_body(where, "desc")))
         if first is None or last is None:
             return NOTHING
+        where += self._entries.duplicates(where)
         interval = interval_for(first, last, shape.buckets)
-        answer = self._answer(summaries.counts_body(search, first, last, interval, shape.top))
+        answer = self._entries.answer(summaries.counts_body(where, first, last, interval, shape.top))
         return Summary(
-            total=total,
+            total=summaries.total_of(answer),
             first_ns=first,
             last_ns=last,
             interval_ns=interval,
             buckets=summaries.buckets_of(answer, first, last, interval),
-            top={name: self._top(search, name, shape.top, answer) for name in TOP_NAMES},
+            top={name: self._top(where, name, shape.top, answer) for name in TOP_NAMES},
         )
 
     def check(self) -> None:
@@ -113,20 +105,7 @@ class ElasticsearchReader:
         probe(self._client)
         self.snapshot()
 
-    def _all(self, search: Search, point: _PointInTime) -> Iterator[Found]:
-        last: SortKey | None = search.after
-        while True:
-            body = queries.search_body(replace(search, after=last), _PAGE)
-            body["pit"] = {"id": point.id, "keep_alive": _KEEP_ALIVE}
-            answer = self._whole(request(self._client, "POST", "/_search?allow_partial_search_results=false", body))
-            point.id = answer.get("pit_id", point.id)
-            hits = answer["hits"]["hits"]
-            if not hits:
-                return
-            yield from _once(hits, last)
-            last = queries.key_of(hits[-1])
-
-    def _top(self, search: Search, name: str, top: int, answer: dict[str, Any]) -> tuple[Frequent, ...]:
+    def _top(self, where: Sequence[Json], name: str, top: int, answer: dict[str, Any]) -> tuple[Frequent, ...]:
         if not top:
             return ()
         found = summaries.top_of(answer, name)
@@ -135,46 +114,19 @@ class ElasticsearchReader:
         every: list[Frequent] = []
         after: Mapping[str, Any] | None = None
         while True:
-            values, after = summaries.every_value_of(
-                self._answer(summaries.every_value_body(search, name, after)), name
-            )
+            page = self._entries.answer(summaries.every_value_body(where, name, after))
+            values, after = summaries.every_value_of(page, name)
             every += values
             if after is None:
                 return summaries.most_frequent(every, top)
 
-    def _hits(self, body: queries.Json) -> list[dict[str, Any]]:
-        hits: list[dict[str, Any]] = self._answer(body)["hits"]["hits"]
-        return hits
 
-    def _answer(self, body: queries.Json) -> dict[str, Any]:
-        return self._whole(request(self._client, "POST", f"/{ENTRY_STREAMS}/_search?{_WHOLE}", body))
-
-    def _whole(self, answer: dict[str, Any]) -> dict[str, Any]:
-        if answer.get("timed_out") or answer.get("_shards", {}).get("failed"):
-            raise AnswerIncomplete(
-                "Not every shard of Elasticsearch answered: entries may be missing.",
-                remedy="Ask again; if it stays so, look at the health of the cluster.",
-            )
-        return answer
-
-    def _close(self, point: _PointInTime) -> None:
-        try:
-            request(self._client, "DELETE", "/_pit", {"id": point.id})
-        except (NotFound, RetryLater):
-            return  # it is gone, or goes by itself when nobody asks for it any more
-
-
-class _PointInTime:
-    """What an export reads; its id may change with every answer."""
-
-    def __init__(self, first: str) -> None:
-        self.id = first
-
-
-def _once(hits: list[dict[str, Any]], before: SortKey | None) -> Iterator[Found]:
-    """Yield hits as entries; two documents of one record stand side by side, since they have one sort key."""
-    for hit in hits:
-        key = queries.key_of(hit)
-        if key != before:
+def _all(search: Search, point: PointInTime) -> Iterator[Found]:
+    last: SortKey | None = search.after
+    while True:
+        hits: list[Hit] = point.hits(queries.search_body(replace(search, after=last), _PAGE))
+        if not hits:
+            return
+        for hit in queries.once(hits, last):
             yield queries.found_of(hit)
-        before = key
+        last = queries.key_of(hits[-1])

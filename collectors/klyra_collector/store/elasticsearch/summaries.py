@@ -2,7 +2,7 @@
 
 Aggregations compute with floating-point numbers, in which nanoseconds since 1970 are not exact: times are looked up by
 sorting, buckets are ranges of the query language, and a list of frequent values that shards could only estimate is
-counted through. Pure: nothing is sent here.
+counted through. Conditions leave each record one document (`duplicates`). Pure: nothing is sent here.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from klyra_collector.store import addresses
-from klyra_collector.store.elasticsearch.queries import FIELDS, Json, conditions
+from klyra_collector.store.elasticsearch.queries import FIELDS, Json
 from klyra_collector.store.rows import HIGHEST_NS, LOWEST_NS
 from klyra_collector.store.summarizing import TOP_NAMES, Frequent, spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from klyra_collector.store.searching import Order, Search
+    from klyra_collector.store.searching import Order
     from klyra_collector.store.summarizing import Bucket
 
 _SHARD_VALUES: Final = 5000
@@ -26,25 +26,24 @@ _TIME: Final = "klyra.timestamp_ns"
 _TOP_FIELDS: Final = {**FIELDS, "client_ip": "metadata.client_ip"}
 
 
-def edge_body(search: Search, order: Order) -> Json:
-    """Return the body of a search for how many entries there are, and for the first of them by time in an order."""
+def edge_body(where: Sequence[Json], order: Order) -> Json:
+    """Return the body of a search for the first entry by time in an order."""
     return {
         "size": 1,
-        "track_total_hits": True,
+        "track_total_hits": False,
         "_source": [_TIME],
         "sort": [{_TIME: {"order": order}}],
-        "query": {"bool": {"filter": conditions(search)}},
+        "query": {"bool": {"filter": [*where]}},
     }
 
 
-def edge_of(answer: Mapping[str, Any]) -> tuple[int, int | None]:
-    """Return the number of entries, and the time of the first one that was asked for."""
+def edge_of(answer: Mapping[str, Any]) -> int | None:
+    """Return the time of that entry; None without any."""
     hits = answer["hits"]["hits"]
-    time = int(hits[0]["_source"]["klyra"]["timestamp_ns"]) if hits else None
-    return int(answer["hits"]["total"]["value"]), time
+    return int(hits[0]["_source"]["klyra"]["timestamp_ns"]) if hits else None
 
 
-def counts_body(search: Search, first_ns: int, last_ns: int, interval_ns: int, top: int) -> Json:
+def counts_body(where: Sequence[Json], first_ns: int, last_ns: int, interval_ns: int, top: int) -> Json:
     """Return the body of a search for entries by bucket and status, and for the most frequent values."""
     start = first_ns // interval_ns
     ranges = {
@@ -57,10 +56,15 @@ def counts_body(search: Search, first_ns: int, last_ns: int, interval_ns: int, t
         aggregations |= {f"top_{name}": {"terms": _most_frequent(name, top)} for name in TOP_NAMES}
     return {
         "size": 0,
-        "track_total_hits": False,
-        "query": {"bool": {"filter": conditions(search)}},
+        "track_total_hits": True,
+        "query": {"bool": {"filter": [*where]}},
         "aggs": aggregations,
     }
+
+
+def total_of(answer: Mapping[str, Any]) -> int:
+    """Return how many entries there are, from an answer to `counts_body`."""
+    return int(answer["hits"]["total"]["value"])
 
 
 def buckets_of(answer: Mapping[str, Any], first_ns: int, last_ns: int, interval_ns: int) -> tuple[Bucket, ...]:
@@ -82,7 +86,7 @@ def top_of(answer: Mapping[str, Any], name: str) -> tuple[Frequent, ...] | None:
     return tuple(Frequent(_text(name, bucket["key"]), int(bucket["doc_count"])) for bucket in found["buckets"])
 
 
-def every_value_body(search: Search, name: str, after: Mapping[str, Any] | None) -> Json:
+def every_value_body(where: Sequence[Json], name: str, after: Mapping[str, Any] | None) -> Json:
     """Return the body of a search for the next values of one kind with their counts, of which none is left out."""
     values: Json = {"size": _PAGE, "sources": [{"value": {"terms": {"field": _TOP_FIELDS[name]}}}]}
     if after is not None:
@@ -90,7 +94,7 @@ def every_value_body(search: Search, name: str, after: Mapping[str, Any] | None)
     return {
         "size": 0,
         "track_total_hits": False,
-        "query": {"bool": {"filter": conditions(search)}},
+        "query": {"bool": {"filter": [*where]}},
         "aggs": {"every": {"composite": values}},
     }
 
