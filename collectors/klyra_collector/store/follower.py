@@ -115,7 +115,7 @@ class Follower:
         check(record)
         deleted = self._store.expire(_expiration(record), _EXPIRE)
         if deleted < _EXPIRE:
-            self._store.apply(Batch(record.origin, record.index, record.index + 1, ()))
+            self._store.apply(Batch(record.origin, record.index, record.index + 1, (), records=(record,)))
         return deleted + 1
 
     def _read(self, origin: str, start: int, limit: int) -> Sequence[SealedRecord]:

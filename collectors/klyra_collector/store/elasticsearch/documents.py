@@ -152,7 +152,7 @@ def quarantine_document(record: SealedRecord, placing: Placing, row: QuarantineR
         "size": row.size,
     }
     if raw is not None:
-        quarantine["raw"] = _text(raw)
+        quarantine["raw"] = as_base64(raw)
     return {
         "@timestamp": timestamps.from_nanoseconds(sealed_ns),
         "quarantine": quarantine,
@@ -208,15 +208,15 @@ def _envelope(
     assert body is not None  # noqa: S101 - the caller has looked
     parts, salts = body.sections, body.salts
     sections = {"core": parts.core.decode()}
-    salt_texts = {"core": _text(salts.core)}
+    salt_texts = {"core": as_base64(salts.core)}
     if parts.actor and "actor" not in erased:
-        sections["actor"], salt_texts["actor"] = parts.actor.decode(), _text(salts.actor)
+        sections["actor"], salt_texts["actor"] = parts.actor.decode(), as_base64(salts.actor)
     if parts.target and "target" not in erased:
-        sections["target"], salt_texts["target"] = parts.target.decode(), _text(salts.target)
+        sections["target"], salt_texts["target"] = parts.target.decode(), as_base64(salts.target)
     envelope: dict[str, Any] = {
         "log": record.origin,
         "index": record.index,
-        "leaf": _text(record.leaf_bytes),
+        "leaf": as_base64(record.leaf_bytes),
         "org_ref": leaf.org_ref.hex(),
         "org_seq": leaf.org_seq,
         "flags": leaf.flags,
@@ -233,7 +233,7 @@ def _envelope(
     if remaining:
         envelope["c"] = remaining
     if body.attachment:
-        envelope["evidence"] = _text(body.attachment)
+        envelope["evidence"] = as_base64(body.attachment)
     return envelope
 
 
@@ -303,7 +303,8 @@ _FITTING: Final[Mapping[str, Callable[[object], bool]]] = {
 }
 
 
-def _text(content: bytes) -> str:
+def as_base64(content: bytes) -> str:
+    """Return bytes as they stand in documents."""
     return binascii.b2a_base64(content, newline=False).decode()
 
 

@@ -1,40 +1,27 @@
-"""Bulk requests over the official client: every failure becomes an answer of the table, or an error of ours."""
+"""Requests of the writing side: every failure becomes an answer of the table of `results`, or an error of ours."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from elastic_transport import TlsError
+import orjson
 from elasticsearch import ApiError, SerializationError, TransportError, UnsupportedProductError
 
-from klyra_audit.errors import Halted, Paused
-from klyra_collector.store.elasticsearch.bulk import BulkAnswer, ElasticsearchBusy, RequestNotUnderstood, WriterRefused
-from klyra_collector.store.elasticsearch.results import Result, of_request
+from klyra_audit.errors import Paused, Rejected
+from klyra_collector.store.elasticsearch.bulk import BulkAnswer, RequestNotUnderstood, WriterRefused
+from klyra_collector.store.elasticsearch.connection import NotFound, request, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from elastic_transport import ObjectApiResponse
     from elasticsearch import Elasticsearch
 
     from klyra_collector.store.elasticsearch.bulk import Line
 
 # What is left out is what was sent, and would be half of the answer.
-_FILTER: Final = "items.*.status,items.*.error,items.*.failure_store,items.*._index"
-_PLACE: Final = ["klyra.log", "klyra.index", "log", "first"]
+_FILTER: Final = "items.*.status,items.*.error,items.*.failure_store,items.*._index,items.*.result"
+_PLACE: Final = ["klyra.log", "klyra.index"]
 _OK: Final = 200
-
-
-class CertificateRefused(Paused):
-    """The server's certificate is not trusted."""
-
-    code = "elasticsearch_certificate_refused"
-
-
-class NotElasticsearch(Halted):
-    """What answers is no Elasticsearch."""
-
-    code = "not_elasticsearch"
 
 
 class BulkClient:
@@ -47,8 +34,8 @@ class BulkClient:
         """See `BulkEndpoint`.
 
         Raises:
-            Paused: the server's certificate is not trusted.
-            Halted: what answers is no Elasticsearch.
+            ClusterRefuses: the server's certificate is not trusted.
+            ClusterUnsuitable: what answers is no Elasticsearch.
         """
         try:
             answer = self._client.bulk(
@@ -56,8 +43,10 @@ class BulkClient:
                 filter_path=_FILTER,
                 include_source_on_error=False,
             )
+        except UnsupportedProductError as error:
+            raise translated(error) from error
         except ApiError as error:
-            return _answered(error)
+            return BulkAnswer(error.status_code, *_explained(error), retry_after=_retry_after(error))
         except (TransportError, SerializationError) as error:
             return _unanswered(error)
         return BulkAnswer(_OK, items=answer.get("items", ()))
@@ -70,66 +59,44 @@ class ExistingDocuments:
         self._client = client
 
     def are_ours(self, lines: Sequence[tuple[str, Line]]) -> list[bool]:
-        """See `Existing`."""
-        wanted = [{"_index": index, "_id": line.id, "_source": _PLACE} for index, line in lines]
-        answer = requested(lambda: self._client.mget(docs=wanted))
-        return [
-            _is_of(found.get("_source") or {}, line) for found, (_, line) in zip(answer["docs"], lines, strict=True)
+        """See `Existing`; what no stream holds must be the same in every byte."""
+        wanted = [
+            {"_index": index, "_id": line.id, "_source": True if line.is_plain else _PLACE} for index, line in lines
         ]
+        found = asked(self._client, "POST", "/_mget", {"docs": wanted})["docs"]
+        return [_is_of(one.get("_source") or {}, line) for one, (_, line) in zip(found, lines, strict=True)]
+
+
+def asked(client: Elasticsearch, method: str, path: str, body: Any = None) -> Any:  # noqa: ANN401 - JSON
+    """Send a request without which the follower cannot go on; return the JSON of its answer.
+
+    Raises:
+        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable: see `connection.request`.
+        WriterRefused: what is asked about is not there.
+        RequestNotUnderstood: the cluster understood, and will not.
+    """
+    try:
+        return request(client, method, path, body)
+    except NotFound as error:
+        raise WriterRefused(str(error), remedy="Run klyra-audit setup elasticsearch; nothing was skipped.") from error
+    except Rejected as error:
+        raise RequestNotUnderstood(
+            str(error), remedy="Check that store.url leads to Elasticsearch 8.19 or 9.x and to nothing in between."
+        ) from error
 
 
 def _is_of(source: Mapping[str, Any], line: Line) -> bool:
-    klyra = source.get("klyra")
-    if klyra is None:
-        return (source.get("log"), source.get("first")) == (line.origin, line.number)
+    if line.is_plain:
+        return bool(source == orjson.loads(line.source))
+    klyra = source.get("klyra") or {}
     return (klyra.get("log"), klyra.get("index")) == (line.origin, line.number)
 
 
-def _answered(error: ApiError) -> BulkAnswer:
-    if isinstance(error, UnsupportedProductError):
-        raise NotElasticsearch(
-            f"What answers at store.url is no Elasticsearch: {error}.", remedy="Check store.url and what lies between."
-        ) from error
-    kind, reason = _explained(error)
-    return BulkAnswer(error.status_code, kind, reason, retry_after=_retry_after(error))
-
-
 def _unanswered(error: TransportError | SerializationError) -> BulkAnswer:
-    if isinstance(error, TlsError):
-        raise CertificateRefused(
-            f"The certificate of Elasticsearch is not trusted: {error}.",
-            remedy="Name its authority with ca= in store.url, or renew the certificate.",
-        ) from error
-    return BulkAnswer(0, type(error).__name__, str(error))
-
-
-def requested(call: Callable[[], ObjectApiResponse[Any]]) -> ObjectApiResponse[Any]:
-    """Return the answer of any other request.
-
-    Raises:
-        ElasticsearchBusy: it was not answered, or the server has too much to do.
-        WriterRefused: a key may not do that, or what is asked about is not there.
-        CertificateRefused, NotElasticsearch, RequestNotUnderstood: as they say.
-    """
-    try:
-        return call()
-    except ApiError as error:
-        answer = _answered(error)
-    except (TransportError, SerializationError) as error:
-        answer = _unanswered(error)
-    result = of_request(answer.status, answer.kind)
-    told = f"{answer.kind}: {answer.reason}".strip(": ")
-    if result is Result.RETRY:
-        raise ElasticsearchBusy(f"Elasticsearch does not answer: {told}.", retry_after=answer.retry_after or 1.0)
-    if result is Result.PAUSE:
-        raise WriterRefused(
-            f"Elasticsearch refuses a request ({answer.status}): {told}.",
-            remedy="Check the keys of store.url and store.elasticsearch, and run klyra-audit setup elasticsearch.",
-        )
-    raise RequestNotUnderstood(
-        f"Elasticsearch answers a request with {answer.status}: {told}.",
-        remedy="Check that store.url leads to Elasticsearch 8.19 or 9.x and to nothing in between.",
-    )
+    meaning = translated(error)
+    if isinstance(meaning, Paused):
+        raise meaning from error
+    return BulkAnswer(0, type(error).__name__, error.message)
 
 
 def _explained(error: ApiError) -> tuple[str, str]:

@@ -20,7 +20,8 @@ from klyra_collector.store.elasticsearch.bulk import (
     RequestNotUnderstood,
     WriterRefused,
 )
-from klyra_collector.store.elasticsearch.endpoint import BulkClient, ExistingDocuments, NotElasticsearch
+from klyra_collector.store.elasticsearch.connection import ClusterUnsuitable
+from klyra_collector.store.elasticsearch.endpoint import BulkClient, ExistingDocuments
 from klyra_collector.store.elasticsearch.pace import LEAST_BYTES, Pace
 from klyra_collector.store.elasticsearch.results import Result
 from support.elasticsearch_bulk import BulkElasticsearch, serving
@@ -312,11 +313,11 @@ class TestRefused:
     def test_somebody_who_is_no_elasticsearch(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
         """The client's product check halts the follower."""
         server.product = False
-        with pytest.raises(NotElasticsearch) as caught:
+        with pytest.raises(ClusterUnsuitable) as caught:
             writer.write([line(0)])
         assert isinstance(caught.value, Halted)
-        assert caught.value.code == "not_elasticsearch"
-        assert "store.url" in caught.value.remedy
+        assert caught.value.code == "no_product"
+        assert "Check the URL" in caught.value.remedy
 
     def test_nothing_is_under_way_after_an_error(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
         """Whoever writes next finds no request of before still running."""
