@@ -75,6 +75,15 @@ def run(cluster: Node, *arguments: str, data: Path) -> subprocess.CompletedProce
     )
 
 
+def run_print(*arguments: str, data: Path, settings: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command where it asks no cluster."""
+    command = [sys.executable, "-m", "klyra_collector", "setup", "elasticsearch", "--print", "--data", str(data)]
+    environment = os.environ | (settings or {})
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+
+
 def key_client(cluster: Node, path: Path) -> Elasticsearch:
     """Return a client with one of the keys."""
     return connect(parse(f"elasticsearch+{cluster.url}?api_key=file:{path}"))
@@ -106,31 +115,48 @@ class TestCommand:
         for name in ("writer", "reader", "sweeper"):
             assert stat.S_IMODE((tmp_path / "keys" / f"{name}.key").stat().st_mode) == 0o600
 
-    def test_a_policy_that_nobody_has_yet_is_made_when_asked_for(self, cluster, tmp_path) -> None:
-        """One that is on sale; another is refused with what is."""
-        assert (
-            "klyra-audit-enterprise-400d"
-            in run(cluster, "--dry-run", "--policy", "enterprise-400d", data=tmp_path).stdout
-        )
-        refused = run(cluster, "--policy", "startup-400d", data=tmp_path)
-        assert (refused.returncode, "startup plan keeps entries for 30 days" in refused.stderr) == (1, True)
+    @pytest.mark.parametrize("policy", ["enterprise-400d", "enterprise-45d"])
+    def test_a_policy_that_nobody_has_yet_is_made_when_asked_for(self, tmp_path, policy) -> None:
+        """One that is on sale, or a length to which entries of a shorter plan were extended."""
+        printed = run_print("--policy", policy, data=tmp_path).stdout
+        for path in ("_ilm/policy", "_index_template", "_data_stream"):
+            assert f"PUT /{path}/klyra-audit-{policy}\n" in printed
+
+    @pytest.mark.parametrize(
+        ("policy", "reason"),
+        [
+            ("startup-400d", "startup plan keeps entries for 30 days"),
+            ("enterprise-0d", "enterprise plan keeps"),
+            ("gold", "There is no plan gold"),
+            ("logs-*", "is no retention policy"),
+        ],
+    )
+    def test_a_policy_that_is_not_on_sale_is_refused(self, tmp_path, policy, reason) -> None:
+        """With what is."""
+        refused = run_print("--policy", policy, data=tmp_path)
+        assert (refused.returncode, reason in refused.stderr) == (1, True), refused.stderr
+
+    def test_organizations_with_streams_of_their_own_are_those_of_the_settings_and_those_given(self, tmp_path) -> None:
+        """One stream for each policy; ids that would share a stream are refused, and so is what is no id."""
+        settings = {"KLYRA_STORE__ELASTICSEARCH__DEDICATED_STREAMS": '["org_B"]'}
+
+        def told(organization_id: str) -> subprocess.CompletedProcess[str]:
+            return run_print("--dedicated-stream", organization_id, data=tmp_path, settings=settings)
+
+        printed = told("org_a").stdout
+        for name in ("startup-at-org_a", "enterprise-at-org_a", "startup-at-org_b"):
+            assert f"PUT /_data_stream/klyra-audit-{name}\n" in printed
+        for wrong in ("org_b", "acme"):
+            refused = told(wrong)
+            assert (refused.returncode, "data stream of its own" in refused.stderr) == (1, True)
 
     def test_printing_asks_nobody(self, tmp_path) -> None:
         """The requests are for Kibana's console, or for review."""
-        command = [
-            sys.executable,
-            "-m",
-            "klyra_collector",
-            "setup",
-            "elasticsearch",
-            "--print",
-            "--data",
-            str(tmp_path),
-        ]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        printed = run_print(data=tmp_path).stdout
         assert "PUT /_ilm/policy/klyra-audit-business\n{" in printed
         assert printed.rstrip().endswith("PUT /klyra-audit-ledger")
-        serverless = subprocess.run([*command, "--serverless"], capture_output=True, text=True, check=True, timeout=60)
+        serverless = run_print("--serverless", data=tmp_path)
+        assert "PUT /_data_stream/klyra-audit-business" in serverless.stdout
         assert "_ilm" not in serverless.stdout
 
     def test_a_wrong_password_is_said_as_such(self, cluster, tmp_path, monkeypatch) -> None:

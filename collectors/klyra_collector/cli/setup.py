@@ -117,7 +117,7 @@ def elasticsearch(
     on klyra-audit-*; nothing that runs later does.
     """
     with _explained():
-        retained, own = _policies(policy or (), data), _organizations(dedicated or ())
+        retained, own = _policies(policy or (), data), _organizations(dedicated or (), data)
         if only_print:
             _print(definitions(retained, Flavor.SERVERLESS if serverless else Flavor.DEFAULT, own))
             return
@@ -144,18 +144,26 @@ def _policies(given: Sequence[str], data: Path) -> list[Retained]:
     if (data / "registry.sqlite").is_file() or Settings.load(data=data).registry.url is not None:
         with registry_of(data) as registry:
             found |= {Retained(one.policy, one.retention_days) for one in registry.organizations()}
-    for name in given:
-        matched = _POLICY.fullmatch(name)
-        if matched is None:
-            raise Rejected(f"{name} is no retention policy.", remedy="Write it like enterprise-730d.", code="bad_plan")
-        days = None if matched["days"] is None else int(matched["days"])
-        policy = sold.for_plan(matched["plan"], days)
-        found.add(Retained(policy.policy, policy.retention_days))
+    found |= {_policy(sold, name) for name in given}
     return sorted(found, key=lambda one: (one.days, one.name))
 
 
-def _organizations(given: Sequence[str]) -> list[str]:
+def _policy(sold: Policies, name: str) -> Retained:
+    """Return a policy by its name: one on sale, or a length to which entries of another plan were extended."""
+    matched = _POLICY.fullmatch(name)
+    if matched is None:
+        raise Rejected(f"{name} is no retention policy.", remedy="Write it like enterprise-730d.", code="bad_plan")
+    days = None if matched["days"] is None else int(matched["days"])
+    terms = sold.plans.get(matched["plan"])
+    if terms is not None and days is not None and terms.may_be_longer and 0 < days < terms.retention_days:
+        return Retained(name, days)
+    policy = sold.for_plan(matched["plan"], days)
+    return Retained(policy.policy, policy.retention_days)
+
+
+def _organizations(given: Sequence[str], data: Path) -> list[str]:
     """Return organizations that get streams of their own; ids that differ in capitals alone would share one."""
+    given = (*given, *Settings.load(data=data).store.elasticsearch.dedicated_streams)
     lowered = {organization_id.lower() for organization_id in given}
     for organization_id in given:
         if not is_organization_id(organization_id) or len(lowered) < len(set(given)):
