@@ -40,6 +40,7 @@ from klyra_collector.seal.identity import KeyOptions
 from klyra_collector.seal.ledger import Ledger, LedgerOptions
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.seal.sealer import Sealer
+from klyra_collector.supervise.elasticsearch import follow_into_elasticsearch
 from klyra_collector.supervise.flow import pipeline_of, replays_of
 from klyra_collector.supervise.http_server import HttpLimits, serve_http
 from klyra_collector.witness.assembly import witnessing
@@ -224,19 +225,21 @@ def run_follower(settings: Settings, on_ready: Callable[[dict[str, str]], None])
     """Copy what is sealed into the store, and to every destination."""
     from klyra_collector.fanout.assembly import fanning_out  # noqa: PLC0415 - a role loads what it needs
     from klyra_collector.store.follower import Follower  # noqa: PLC0415
-    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     reader = LedgerReader(settings.data_directory.ledger)
-    with (
-        contextlib.closing(SqliteStore.open(settings.store_path)) as store,
-        contextlib.closing(reader),
-        fanning_out(settings.destination, _surroundings(settings)),
-    ):
-        on_ready({})
-        Follower(reader, store).run(stop)
+    with contextlib.closing(reader), fanning_out(settings.destination, _surroundings(settings)):
+        if settings.store.is_elasticsearch:
+            on_ready({})
+            follow_into_elasticsearch(settings, reader, stop)
+            return
+        from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415 - a role loads what it needs
+
+        with contextlib.closing(SqliteStore.open(settings.store_path)) as store:
+            on_ready({})
+            Follower(reader, store).run(stop)
 
 
 def _surroundings(settings: Settings) -> Surroundings:
