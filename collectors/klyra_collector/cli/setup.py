@@ -22,6 +22,7 @@ from klyra_collector.cli.administration import (
     registry_of,
     say,
 )
+from klyra_collector.cli.setup_kibana import add_to
 from klyra_collector.config import Settings
 from klyra_collector.registry.policies import Policies
 from klyra_collector.store.elasticsearch import names
@@ -45,6 +46,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+
+add_to(app)
 
 _POLICY = re.compile(r"(?P<plan>[a-z]+)(?:-(?P<days>\d+)d)?", re.ASCII)
 

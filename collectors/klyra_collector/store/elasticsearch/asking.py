@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from klyra_audit.errors import RetryLater
+import structlog
+
+from klyra_audit.errors import Halted, KlyraError, RetryLater
 from klyra_collector.store.elasticsearch import duplicates
 from klyra_collector.store.elasticsearch.connection import NotFound, request
 
@@ -23,6 +25,21 @@ _WHOLE: Final = "allow_partial_search_results=false"
 _ABSENT: Final = "ignore_unavailable=true&allow_no_indices=true"  # streams of plans that nobody has yet
 
 
+_log = structlog.get_logger(__name__)
+
+
+class StoreUnavailable(RetryLater):
+    """The cluster does not answer a search now."""
+
+    code = "store_unavailable"
+
+
+class SearchRefused(Halted):
+    """The cluster will not answer: our key, our query or its version is not what it must be."""
+
+    code = "search_refused"
+
+
 class AnswerIncomplete(RetryLater):
     """Some shards did not answer, so documents may be missing."""
 
@@ -37,8 +54,8 @@ class Asking:
         streams: their names or patterns, between commas.
 
     Raises:
-        AnswerIncomplete: (every method) a shard did not answer.
-        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable: (every method) see `connection.request`.
+        StoreUnavailable, AnswerIncomplete, SearchRefused: (every method) as they say. Whoever searches may be anybody's
+            customer: what the cluster said of itself is logged, and not in the message.
     """
 
     def __init__(self, client: Elasticsearch, streams: str) -> None:
@@ -47,7 +64,7 @@ class Asking:
 
     def answer(self, body: Json) -> dict[str, Any]:
         """Return the whole answer to a search."""
-        return _whole(request(self._client, "POST", f"/{self._streams}/_search?{_WHOLE}&{_ABSENT}", body))
+        return _whole(_asked(self._client, "POST", f"/{self._streams}/_search?{_WHOLE}&{_ABSENT}", body))
 
     def hits(self, body: Json) -> list[Hit]:
         """Return the documents that a search finds."""
@@ -77,7 +94,7 @@ class Asking:
     def freeze(self) -> PointInTime:
         """Return all documents as they are now; somebody must close it."""
         path = f"/{self._streams}/_pit?keep_alive={_KEEP_ALIVE}&ignore_unavailable=true"
-        return PointInTime(self._client, str(request(self._client, "POST", path)["id"]))
+        return PointInTime(self._client, str(_asked(self._client, "POST", path)["id"]))
 
 
 class PointInTime:
@@ -88,13 +105,9 @@ class PointInTime:
         self._identity = identity
 
     def hits(self, body: Json) -> list[Hit]:
-        """Return the documents that a search finds.
-
-        Raises:
-            NotFound: nobody asked for minutes, and the cluster has let go of them.
-        """
+        """Return the documents that a search finds; `AnswerIncomplete` if the cluster has let go of them."""
         asked = body | {"pit": {"id": self._identity, "keep_alive": _KEEP_ALIVE}}
-        answer = _whole(request(self._client, "POST", f"/_search?{_WHOLE}", asked))
+        answer = _whole(_asked(self._client, "POST", f"/_search?{_WHOLE}", asked))
         self._identity = answer.get("pit_id", self._identity)
         found: list[Hit] = answer["hits"]["hits"]
         return found
@@ -107,10 +120,35 @@ class PointInTime:
             return  # it is gone, or goes by itself when nobody asks for it any more
 
 
+def _asked(client: Elasticsearch, method: str, path: str, body: Json | None = None) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = request(client, method, path, body)
+    except KlyraError as error:
+        _log.warning("elasticsearch.search_failed", code=error.code, reason=str(error))
+        raise _told(error) from error
+    return answer
+
+
+def _told(error: KlyraError) -> KlyraError:
+    """Return an error that says nothing of the cluster."""
+    if isinstance(error, NotFound):
+        return _incomplete()
+    if isinstance(error, RetryLater):
+        return StoreUnavailable("The store does not answer now.", remedy="Try again in a moment.")
+    return SearchRefused(
+        "The store refuses to be searched.",
+        remedy="Operator: the log says why (elasticsearch.search_failed); check the key of store.url.",
+    )
+
+
 def _whole(answer: dict[str, Any]) -> dict[str, Any]:
     if answer.get("timed_out") or answer.get("_shards", {}).get("failed"):
-        raise AnswerIncomplete(
-            "Not every shard of Elasticsearch answered: documents may be missing.",
-            remedy="Ask again; if it stays so, look at the health of the cluster.",
-        )
+        raise _incomplete()
     return answer
+
+
+def _incomplete() -> AnswerIncomplete:
+    return AnswerIncomplete(
+        "Not all of the store answered: documents may be missing.",
+        remedy="Ask again; if it stays so, look at the health of the Elasticsearch cluster.",
+    )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from klyra_collector.quarantine import REPLAYED
-from klyra_collector.store.elasticsearch.documents import entry_of
-from klyra_collector.store.elasticsearch.queries import SOURCE, below, key_of, place_of, sort_of
+from klyra_collector.store.elasticsearch.queries import SOURCE, altered, below, key_of, place_of, sort_of
+from klyra_collector.store.elasticsearch.queries import found_of as entry_found
 from klyra_collector.store.quarantine_rows import ERASED
 from klyra_collector.store.quarantined import FoundQuarantined, QuarantineRow
 from klyra_collector.store.rows import HIGHEST_NS
@@ -107,7 +107,7 @@ def replays_body(org_ref: str | None, references: Sequence[str] | None) -> Json:
     return {
         "size": _PAGE,
         "track_total_hits": False,
-        "_source": [*SOURCE, "klyra.org_ref", "resource.id"],
+        "_source": [*SOURCE, "klyra.org_ref"],
         "sort": [*_PLACE, {"_index": {"order": "asc"}}],
         "query": {"bool": {"filter": where}},
     }
@@ -117,15 +117,14 @@ def replays_of(hits: Iterable[Hit]) -> Replays:
     """Return what became of inputs: the first replay counts.
 
     Raises:
-        DocumentUnusable: an entry's document is none that was written from the ledger.
+        StoreAltered: an entry's document is none that was written from the ledger.
     """
     found: Replays = {}
     for hit in hits:
-        source = hit["_source"]
-        reference = source.get("resource", {}).get("id")
-        entry_id = orjson.loads(entry_of(source))["metadata"].get("entry_id", ERASED)
+        entry = orjson.loads(entry_found(hit).entry)
+        reference, entry_id = entry["resource"]["id"], entry["metadata"].get("entry_id", ERASED)
         if reference is not None and isinstance(entry_id, str):
-            found.setdefault((source["klyra"]["org_ref"], reference), entry_id)
+            found.setdefault((hit["_source"]["klyra"]["org_ref"], reference), entry_id)
     return found
 
 
@@ -142,20 +141,29 @@ def those(pairs: Iterable[tuple[str, str]]) -> Json:
 
 
 def reference_of(hit: Hit) -> tuple[str, str]:
-    """Return by what an input is found among replays."""
-    source = hit["_source"]
-    return source["klyra"]["org_ref"], source["quarantine"]["reference"]
+    """Return by what an input is found among replays; `StoreAltered` if by nothing."""
+    try:
+        source = hit["_source"]
+        return str(source["klyra"]["org_ref"]), str(source["quarantine"]["reference"])
+    except (KeyError, TypeError) as error:
+        raise altered(hit) from error
 
 
 def found_of(hit: Hit, replays: Mapping[tuple[str, str], str]) -> FoundQuarantined:
-    """Return a hit as an input, with what became of it."""
+    """Return a hit as an input, with what became of it; `StoreAltered` if it is none of ours."""
+    try:
+        return FoundQuarantined(key_of(hit), _row(hit), replays.get(reference_of(hit)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise altered(hit) from error
+
+
+def _row(hit: Hit) -> QuarantineRow:
     klyra, quarantine = hit["_source"]["klyra"], hit["_source"]["quarantine"]
-    key = key_of(hit)
-    row = QuarantineRow(
+    return QuarantineRow(
         klyra["index"],
         bytes.fromhex(klyra["org_ref"]),
         quarantine["reference"],
-        key.timestamp_ns // _NANOSECONDS,
+        klyra["timestamp_ns"] // _NANOSECONDS,
         klyra["expire_day"],
         klyra["sealing_day"],
         klyra["org_seq"],
@@ -167,4 +175,3 @@ def found_of(hit: Hit, replays: Mapping[tuple[str, str], str]) -> FoundQuarantin
         quarantine["size"],
         base64.b64decode(klyra["leaf"]),
     )
-    return FoundQuarantined(key, row, replays.get(reference_of(hit)))

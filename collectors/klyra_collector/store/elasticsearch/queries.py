@@ -10,7 +10,8 @@ import base64
 import ipaddress
 from typing import TYPE_CHECKING, Any, Final
 
-from klyra_collector.store.elasticsearch.documents import entry_of
+from klyra_audit.errors import Halted
+from klyra_collector.store.elasticsearch.documents import DocumentUnusable, entry_of
 from klyra_collector.store.rows import HIGHEST_NS, LOWEST_NS
 from klyra_collector.store.searching import Found, SortKey
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from klyra_collector.store.searching import AddressRange, Filters, Order, Search
 
 Json = dict[str, Any]
+
+
+class StoreAltered(Halted):
+    """Somebody else wrote or changed a document of the store."""
+
+    code = "store_altered"
+
 
 # Everything of a document that is shown or proves it; what only searches look at stays where it is.
 SOURCE: Final = (
@@ -122,14 +130,13 @@ def earliest_day_body(organization_id: str, today: int) -> Json:
     }
 
 
-def found_of(hit: Mapping[str, Any]) -> Found:
-    """Return a hit as an entry.
-
-    Raises:
-        DocumentUnusable: it is no document that was written from the ledger.
-    """
-    source = hit["_source"]
-    return Found(key_of(hit), base64.b64decode(source["klyra"]["leaf"]), entry_of(source))
+def found_of(hit: Hit) -> Found:
+    """Return a hit as an entry; `StoreAltered` if it is no document that was written from the ledger."""
+    try:
+        source = hit["_source"]
+        return Found(key_of(hit), base64.b64decode(source["klyra"]["leaf"]), entry_of(source))
+    except (DocumentUnusable, KeyError, TypeError, ValueError) as error:
+        raise altered(hit) from error
 
 
 def once(hits: Iterable[Hit], before: SortKey | None) -> Iterator[Hit]:
@@ -141,10 +148,21 @@ def once(hits: Iterable[Hit], before: SortKey | None) -> Iterator[Hit]:
         before = key
 
 
-def key_of(hit: Mapping[str, Any]) -> SortKey:
-    """Return the sort key of a hit."""
-    klyra = hit["_source"]["klyra"]
-    return SortKey(klyra["timestamp_ns"], klyra["log"], klyra["index"])
+def key_of(hit: Hit) -> SortKey:
+    """Return the sort key of a hit; `StoreAltered` if it has none."""
+    try:
+        klyra = hit["_source"]["klyra"]
+        return SortKey(int(klyra["timestamp_ns"]), klyra["log"], int(klyra["index"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise altered(hit) from error
+
+
+def altered(hit: Hit) -> StoreAltered:
+    """Return the error for a document that cannot be shown: leaving it out would make an answer short in silence."""
+    return StoreAltered(
+        f"The document {hit['_id']} of the store is none that was written from the ledger.",
+        remedy="Operator: klyra-audit verify elasticsearch+https://HOST:9200 says what else is not; delete what is.",
+    )
 
 
 def _times(filters: Filters) -> list[Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from contextlib import closing
 
@@ -16,13 +17,13 @@ from klyra_collector.cli.ledger import app
 from klyra_collector.rebuild import install
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.reader import LedgerReader
-from klyra_collector.seal.shards import year_of
-from klyra_collector.verify import Options, elasticsearch_copy, verify_target
+from klyra_collector.seal.shards import year_of, year_start_us
+from klyra_collector.verify import Options, Verdict, elasticsearch_copy, verify_target
 from support import records
 from support.elasticsearch_copies import stored_of_ledger
 from support.elasticsearch_reading import ReadingElasticsearch, Stored, reading
 from support.records import BUSINESS, bad, submission
-from support.sealing import SetClock, open_ledger, read_shard
+from support.sealing import Killed, SetClock, open_ledger, read_shard
 
 YEAR = str(year_of(SystemClock().wall_us()))  # commands ask the real clock
 NEXT = f"{YEAR}-2"
@@ -300,3 +301,65 @@ def test_one_collector_of_several(rebuild, server, ledger, data, kept) -> None:
 def records_key(name: str) -> str:
     """Return the verifier key of somebody else for a log's name."""
     return str(SigningKey.from_seed(name, bytes(range(32))).verifying_key)
+
+
+class TestTwoYears:
+    """A ledger of two shards, one of which the year closed."""
+
+    @pytest.fixture
+    def ledger(self, data):
+        """A stopped ledger that was written over the turn of the year."""
+        clock = SetClock(year_start_us(int(YEAR)) - 30_000_000)
+        opened = open_ledger(data, clock)
+        for _ in range(6):
+            opened.commit([submission(records.record(), records.record(BUSINESS))])
+            clock.pass_seconds(10)
+            opened.sign()
+        opened.close()
+        return opened
+
+    def test_both_come_back(self, rebuild, data, kept, policy) -> None:
+        """The one that was closed by the year still leads to the next, and that to the one that goes on."""
+        last = str(int(YEAR) - 1)
+        first_key = next((kept / "ledger" / last).glob("control/frames")).read_bytes()
+        vkey = re.search(rb'"vkey":"([^"]+)"', first_key)[1].decode()
+        policy.write_text(f"log {vkey}\nquorum none\n")
+        status, out, err = rebuild("--accept-loss")
+        assert status == 0, err
+        for shard in (last, YEAR):
+            assert read_shard(data, shard) == read_shard(kept, shard)
+        policy.write_text(f"log {vkey}\nlog {out.strip()}\nquorum none\n")
+        report = verify_target(data, Options(policy=policies.parse(policy.read_bytes()), patience=0.0))
+        found = {finding.verdict for shard in report.shards for finding in shard.findings}
+        assert found <= {Verdict.OVER_RETAINED}  # expiry has not run since January
+        assert len(report.shards) == 3
+
+
+@pytest.mark.parametrize("step", ["leave_behind", "_move_quarantined", "sync", "rename", "rmtree"])
+def test_killed_while_it_is_put_in_place(rebuild, data, kept, monkeypatch, step) -> None:
+    """Until the one rename there is no ledger, and the next run makes it; behind it there is all of it."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if step == "sync":
+            patched.setattr(install.os, "sync", killed)
+        elif step == "rename":
+            patched.setattr(type(data), "rename", killed)
+        elif step == "rmtree":
+            steps = iter([shutil.rmtree, shutil.rmtree, killed])  # those before the rename go through
+            patched.setattr(install.shutil, "rmtree", lambda *each, **options: next(steps)(*each, **options))  # noqa: PLW0108 - another at each call
+        else:
+            patched.setattr(install, step, killed)
+        with pytest.raises(Killed):
+            rebuild()
+    if step == "rmtree":
+        assert rebuild()[0] == 1  # there is a ledger
+        opened = open_ledger(data, SetClock(SystemClock().wall_us() + 1_000_000))
+        opened.close()
+    else:
+        assert not list(data.glob("ledger/*/leaves"))
+        assert rebuild()[0] == 0
+    assert read_shard(data, YEAR) == read_shard(kept, YEAR)
+    assert read_shard(data, NEXT)[0].control["reason"] == "disaster"
