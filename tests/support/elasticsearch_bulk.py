@@ -26,6 +26,7 @@ class BulkElasticsearch:
         script: for the next requests: (status, body), or a function of the (action, source) pairs that may return
             None to answer as usual; then it answers as usual.
         items: for the next documents: the answer instead of storing it.
+        deletions: answers for the next requests that delete.
         requests: the (action, source) pairs of every bulk request.
         product: whether answers say that they are Elasticsearch's.
         delay: seconds before each answer.
@@ -35,6 +36,7 @@ class BulkElasticsearch:
     documents: dict[tuple[str, str], Item] = field(default_factory=dict)
     script: deque[Answer] = field(default_factory=deque)
     items: deque[Item | None] = field(default_factory=deque)
+    deletions: deque[tuple[int, Any]] = field(default_factory=deque)
     requests: list[list[tuple[Item, Item]]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     product: bool = True
@@ -112,6 +114,8 @@ def serving() -> Iterator[BulkElasticsearch]:
             if "_mget" in self.path:
                 return state.mget(json.loads(body)["docs"])
             lines = [json.loads(line) for line in body.splitlines()]
+            if "delete" in lines[0]:
+                return state.deletions.popleft()
             return state.bulk(
                 [(action["create"], source) for action, source in zip(lines[::2], lines[1::2], strict=True)]
             )

@@ -83,7 +83,10 @@ def prepared(cluster: Node, folder: Path) -> Iterator[Keys]:
             connect(parse(f"{cluster.store_url}?user=elastic&password=file:{folder / 'password'}"))
         )
         make_ready(administrator, plan(administrator, definitions(POLICIES)), lambda _: None, lambda _: None)
-        clients = [opened.enter_context(connect(parse(url))) for url in keyed_urls(administrator, cluster, folder)]
+        clients = [
+            opened.enter_context(connect(parse(url), compress=False))
+            for url in keyed_urls(administrator, cluster, folder)
+        ]
         yield Keys(administrator, *clients)
 
 

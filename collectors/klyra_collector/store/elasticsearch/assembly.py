@@ -113,15 +113,14 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
 def _clients(
     opened: contextlib.ExitStack, url: str, settings: ElasticsearchSettings
 ) -> tuple[Elasticsearch, Elasticsearch, Elasticsearch]:
-    """Return the clients that read, write and sweep; without a key of its own each takes the one before it."""
-    own = (("store.elasticsearch.write_url", settings.write_url), ("store.elasticsearch.sweep_url", settings.sweep_url))
-    clients = [opened.enter_context(contextlib.closing(connect(parse(url))))]
-    for setting, given in own:
-        if given is None:
-            clients.append(clients[-1])
-        else:
-            clients.append(opened.enter_context(contextlib.closing(connect(parse(given, setting), setting))))
-    reading, writing, sweeping = clients
+    """Return the clients that read, write and sweep; without a key of its own each has the one before it."""
+    places = [("store.url", url)]
+    for setting, given in (("write_url", settings.write_url), ("sweep_url", settings.sweep_url)):
+        places.append(places[-1] if given is None else (f"store.elasticsearch.{setting}", given))
+    reading, writing, sweeping = (
+        opened.enter_context(contextlib.closing(connect(parse(given, setting), setting, compress=False)))
+        for setting, given in places
+    )
     return reading, writing, sweeping
 
 

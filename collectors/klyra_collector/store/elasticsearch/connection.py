@@ -125,10 +125,15 @@ def parse(url: str, setting: str = "store.url") -> ClusterUrl:
     )
 
 
-def connect(url: ClusterUrl, setting: str = "store.url") -> Elasticsearch:
+def connect(url: ClusterUrl, setting: str = "store.url", *, compress: bool = True) -> Elasticsearch:
     """Return a client. Nothing is sent yet.
 
     It tries nothing again by itself: it would do so without a pause, and would hide what was refused.
+
+    Args:
+        url: of the cluster.
+        setting: that it comes from, for messages.
+        compress: requests, by the library; False for who compresses them before.
 
     Raises:
         ClusterUnsuitable: the library is not installed.
@@ -150,7 +155,7 @@ def connect(url: ClusterUrl, setting: str = "store.url") -> Elasticsearch:
         max_retries=0,
         retry_on_timeout=False,
         request_timeout=_SECONDS,
-        http_compress=True,
+        http_compress=compress,
         **options,
     )
 

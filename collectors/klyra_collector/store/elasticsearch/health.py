@@ -14,7 +14,6 @@ import orjson
 import structlog
 
 from klyra_audit import timestamps
-from klyra_audit.errors import KlyraError
 from klyra_collector.data_directory import DataDirectory, ShardDirectory
 from klyra_collector.store.elasticsearch.bulk import Line
 from klyra_collector.store.elasticsearch.condition import kept
@@ -78,8 +77,8 @@ class Health:
         self._next = self._monotonic() + EVERY_SECONDS
         try:
             self._write(self.document())
-        except (KlyraError, OSError) as error:
-            _log.warning("elasticsearch.health_not_told", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a figure that cannot be had must not hold up entries
+            _log.warning("elasticsearch.health_not_told", reason=f"{type(error).__name__}: {error}")
 
     def document(self) -> dict[str, Any]:
         """Return the document of this moment."""

@@ -215,7 +215,11 @@ class TestAgain:
 
     def test_one_document_that_is_too_large_is_refused(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
         """It is named; the others are stored."""
-        server.script.extend([(413, b""), (413, b"")])
+
+        def too_large(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[int, Any] | None:
+            return (413, b"") if any(source["klyra"]["index"] == 0 for _, source in pairs) else None
+
+        server.script.extend([too_large] * 3)
         (refused,) = writer.write(map(line, range(2)))
         assert refused.line.number == 0
         assert refused.why.status == 413
