@@ -30,6 +30,7 @@ _SECONDS: Final = 60.0  # an import of many objects takes its time
 _OLDEST: Final = (8, 19)
 _UNKNOWN_MAJOR: Final = 10
 _SHOWN: Final = 5  # faults of an import that a message names
+_SETTINGS: Final = {"api_key": "Kibana's api_key", "password": "Kibana's password"}
 _CONFLICT: Final = "conflict"
 _HEADERS: Final = {"kbn-xsrf": "klyra-audit", "elastic-api-version": "2023-10-31", "accept": "application/json"}
 # What an action of a rule may be sent with; Kibana answers with more.
@@ -114,9 +115,9 @@ def parse(url: str) -> KibanaUrl:
             remedy="Give credentials by reference: ?api_key=env:NAME, or ?user=NAME&password=file:PATH; &ca=FILE.",
             code="bad_url",
         )
-    for name in ("api_key", "password"):
+    for name, setting in _SETTINGS.items():
         if name in parameters:
-            check_reference(parameters[name], f"Kibana's {name}")
+            check_reference(parameters[name], setting)
     return KibanaUrl(
         address=f"{parsed.scheme}://{parsed.netloc}{parsed.path}".rstrip("/"),
         api_key=parameters.get("api_key"),
@@ -259,16 +260,16 @@ class Kibana:
             ) from error
 
 
-class _NotThere(Rejected):  # noqa: N818 - read as what it says
+class _NotThere(Rejected):
     code = "not_found"
 
 
 def _credentials(url: KibanaUrl) -> dict[str, str]:
     if url.api_key is not None:
-        return {"authorization": f"ApiKey {read_secret(url.api_key, "Kibana's api_key")}"}
+        return {"authorization": f"ApiKey {read_secret(url.api_key, _SETTINGS['api_key'])}"}
     if url.user is None or url.password is None:
         return {}
-    pair = f"{url.user}:{read_secret(url.password, "Kibana's password")}"
+    pair = f"{url.user}:{read_secret(url.password, _SETTINGS['password'])}"
     return {"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
@@ -289,7 +290,7 @@ def _unanswered(error: httpx.TransportError) -> Paused | RetryLater:
             f"Its certificate is not trusted: {error}.", remedy="Set ca= to its authority's certificate."
         )
     return KibanaUnreachable(
-        f"Kibana does not answer: {error or type(error).__name__}.",
+        f"Kibana does not answer: {str(error).rstrip('.') or type(error).__name__}.",
         remedy="Check that it runs and that the address is right.",
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from dataclasses import dataclass
 from string import Template
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klyra_audit import resources
 from klyra_audit.errors import Rejected
+from klyra_audit.format.sections import is_organization_id
 from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, dedicated_stream
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 DEFAULT_SPACE: Final = "default"
-_ORGANIZATION: Final = re.compile(r"org_[0-9A-Za-z_-]{1,64}")
 _ORGANIZATION_ROLE: Final = "klyra_audit_organization"
 _ENTRIES: Final = "klyra_audit-entries"
 _INTEGRITY: Final = "klyra_audit-integrity"
@@ -63,7 +62,7 @@ def wanted(space: str = DEFAULT_SPACE, organization_id: str | None = None) -> Wa
             rules={rule_id(space, name): rule for name, rule in json.loads(_shipped("rules.json")).items()},
             roles={f"{name}{_suffix(space)}": role for name, role in _roles(space) if name != _ORGANIZATION_ROLE},
         )
-    if _ORGANIZATION.fullmatch(organization_id) is None:
+    if not is_organization_id(organization_id):
         raise Rejected(
             f"{organization_id} is no id of an organization.", remedy="It begins with org_.", code="bad_organization"
         )
@@ -120,7 +119,7 @@ def _over(pattern: str, each: Json) -> Json:
 
 
 def _is_about_entries(rule: Json) -> bool:
-    return rule["params"]["index"] == ENTRY_STREAMS.split(",")
+    return bool(rule["params"]["index"] == ENTRY_STREAMS.split(","))
 
 
 def _watching(pattern: str, rule: Json) -> Json:
