@@ -19,6 +19,7 @@ _GAP: Final = 4
 _MARGIN: Final = 12
 _WIDTH: Final = 48 * _COLUMN
 _CONTROL: Final = 44
+_LETTER: Final = 7.4
 _COLORS: Final = ("#16c5c0", "#c61e25", "#61a2ff", "#ee72a6", "#f6726a", "#eaae01", "#ffc7db", "#a6edea", "#b084f5")
 _STYLE: Final = """
 text{font:12px Inter,system-ui,sans-serif;fill:#1d2a3e}
@@ -122,12 +123,18 @@ def _datatable(state: Json, columns: Json, width: int, height: int, _: random.Ra
 def _table(headings: list[str], width: int, height: int) -> Iterator[str]:
     each = (width - 20) / len(headings)
     for position, heading in enumerate(headings):
-        yield _text(10 + position * each, 42, heading, "head")
+        yield _text(10 + position * each, 42, _fitting(heading, each), "head")
     for number, y in enumerate(range(62, height - 6, 19)):
         yield f'<line class="line" x1="8" x2="{width - 8}" y1="{y - 14}" y2="{y - 14}"/>'
         for position in range(len(headings)):
             bar, x = each * (0.62 - 0.11 * ((number + 2 * position) % 4)), 10 + position * each
             yield f'<rect x="{x:.0f}" y="{y - 8}" width="{bar:.0f}" height="6" rx="3" fill="#d9e1ee"/>'
+
+
+def _fitting(heading: str, width: float) -> str:
+    """Return a heading, without its beginning where there is no room for that."""
+    letters = int(width / _LETTER)
+    return heading if len(heading) <= letters else f"…{heading[-letters + 1 :]}"
 
 
 def _donut(_: Json, columns: Json, width: int, height: int, chance: random.Random) -> Iterator[str]:

@@ -86,6 +86,14 @@ def test_every_event_type_that_a_source_names_is_in_the_catalog() -> None:
     assert set(sources.dashboards["moderation"].filter.values) == types.keys() - shown
 
 
+def test_the_page_about_kibana_tells_of_all_of_it() -> None:
+    """Every rule, role and picture."""
+    page = (kibana.ROOT / "docs" / "kibana.md").read_text()
+    rules = [rule["name"] for rule in json.loads(kibana.shipped("rules.json")).values()]
+    pictures = [f"pictures/kibana-{each['id'].partition('-')[2]}.svg" for each in kibana.dashboards()]
+    assert not [name for name in (*rules, *json.loads(kibana.shipped("roles.json")), *pictures) if name not in page]
+
+
 def dashboard(objects: list[Json], name: str = "overview") -> Json:
     """Return the attributes of a dashboard."""
     return next(
