@@ -51,7 +51,7 @@ def client(cluster: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         apply(made, plan(made, definitions([Retained("startup", 30)])), lambda _: None)
         (found,) = request(made, "GET", "/_component_template/klyra-audit-entries")["component_templates"]
         properties = found["component_template"]["template"]["mappings"]["properties"]["metadata"]["properties"]
-        answer = made.bulk(operations=kibana_events.lines(MetadataFields(properties)), refresh=True).body
+        answer = made.bulk(operations=kibana_events.lines(MetadataFields(properties), made, folder), refresh=True).body
         assert not answer["errors"], [item for item in answer["items"] if item["create"]["status"] != 201][:2]
         yield made
 
@@ -160,3 +160,19 @@ def test_the_streams_are_those_of_the_store(client) -> None:
         hits = search(client, f"klyra_audit-{view}", {"size": 1})["hits"]["hits"]
         assert hits[0]["_index"].startswith(".ds-klyra-audit-")
         assert request(client, "POST", f"/{stream}/_count")["count"] > 0
+
+
+def test_nothing_is_shown_that_no_collector_writes(client) -> None:
+    """A panel over a field that nobody fills would say that all is well."""
+    written = set(_members(search(client, "klyra_audit-health", {"size": 1})["hits"]["hits"][0]["_source"]))
+    unwritten = {"self_check", "self_check_age_seconds", "unsealed_seconds", "quarantined"}
+    files = kibana.shipped("klyra-audit.ndjson") + kibana.shipped("rules.json")
+    assert not unwritten & written
+    assert not [name for name in unwritten if f'"{name}"'.encode() in files.replace(b"\\", b"")]
+
+
+def _members(value: Json, prefix: str = "") -> Iterator[str]:
+    for name, inner in value.items():
+        yield f"{prefix}{name}"
+        if isinstance(inner, dict):
+            yield from _members(inner, f"{prefix}{name}.")

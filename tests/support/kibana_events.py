@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -14,6 +15,8 @@ from klyra_audit.catalog import Catalog
 from klyra_audit.format import canonical
 from klyra_audit.format.leaf import Kind
 from klyra_audit.validation import Validator
+from klyra_collector.data_directory import DataDirectory, ShardDirectory
+from klyra_collector.destination_status import DestinationStatus, State
 from klyra_collector.store.elasticsearch import names
 from klyra_collector.store.elasticsearch.documents import (
     MetadataFields,
@@ -22,8 +25,12 @@ from klyra_collector.store.elasticsearch.documents import (
     entry_document,
     quarantine_document,
 )
+from klyra_collector.store.elasticsearch.health import Health, Sources
 from klyra_collector.store.quarantine_rows import quarantine_row_of
 from support.entries import ORIGIN, MemoryLedger, document
+
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
 
 ORGANIZATION = "org_kibana"
 SECOND_US = 1_000_000
@@ -67,9 +74,9 @@ METADATA: dict[str, dict[str, Any]] = {
 FAILED = {"access.denied", "audit_log.verified", "webhook.deleted"}
 
 
-def lines(fields: MetadataFields) -> bytes:
+def lines(fields: MetadataFields, client: Elasticsearch, folder: Path) -> bytes:
     """Return the body of a bulk request with documents of the last hour."""
-    actions = [line for pair in (*_entries(fields), *_quarantined(), *_health()) for line in pair]
+    actions = [line for pair in (*_entries(fields), *_quarantined(), *_health(client, folder)) for line in pair]
     return b"".join(orjson.dumps(line) + b"\n" for line in actions)
 
 
@@ -119,45 +126,40 @@ def _quarantined() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         yield _create(names.quarantine_stream("startup"), row.sha256), quarantine_document(record, placing, row, raw)
 
 
-def _health() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    now_ms = time.time_ns() // 1_000_000
-    for number in range(20):
+def _health(client: Elasticsearch, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    now_us = time.time_ns() // 1000
+    for number in range(6):
         for collector in ("collector-1", "collector-2"):
-            made = health_document(collector, now_ms - number * 30_000, healthy=collector == "collector-1")
-            yield _create(names.HEALTH_STREAM, f"{collector}:{now_ms - number * 30_000}"), made
+            made = health_document(client, folder / collector, collector, now_us - number * 30 * SECOND_US)
+            yield _create(names.HEALTH_STREAM, f"{made['collector']}:{made['@timestamp']}"), made
 
 
-def health_document(collector: str, moment_ms: int, *, healthy: bool) -> dict[str, Any]:
-    """Return what a collector says of itself, every field of it."""
-    names_of = {
-        "delivering": ["splunk"],
-        "retrying": [] if healthy else ["datadog"],
-        "paused": [] if healthy else ["sumo"],
-        "halted": [] if healthy else ["azure"],
-        "stopped": [],
-    }
-    return {
-        "@timestamp": moment_ms,
-        "log": f"klyra-audit.local/{collector}/2026",
-        "collector": collector,
-        "size": 40_000,
-        "checkpoint_age_seconds": 3,
-        "witness_age_seconds": 61,
-        "ingest_delay_ms": 840,
-        "unsealed_seconds": 0,
-        "quarantined": 12,
-        "quarantine_waiting": 2,
-        "dead_letters": 0 if healthy else 1,
-        "self_check_age_seconds": 3000,
-        "self_check": "ok" if healthy else "ROOT_MISMATCH",
-        "store_lag_entries": 17,
-        "store_lag_seconds": 0.4,
-        "destinations_lag_entries": 17 if healthy else 900,
-        "destinations_lag_seconds": 0.6 if healthy else 400.0,
-        "destinations": names_of,
-        "followers": [{"name": "store", "kind": "store", "state": "following", "lag_entries": 17, "lag_seconds": 0.4}],
-        "policies": [{"policy": "startup", "oldest_days": 29.4}],
-    }
+def health_document(client: Elasticsearch, folder: Path, collector: str, moment_us: int) -> dict[str, Any]:
+    """Return what the product writes about a collector that has something of everything."""
+    origin = f"klyra-audit.test/{collector}/2026"
+    ledger = MemoryLedger(origin)
+    timestamp = timestamps.from_nanoseconds((moment_us - 840_000) * 1000)
+    ledger.seal(document(1, timestamp=timestamp), origin=origin, ingest_us=moment_us)
+    data = DataDirectory(folder)
+    shard = ShardDirectory(data.ledger / "2026")
+    shard.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    shard.checkpoint.touch()
+    data.cursors.mkdir(exist_ok=True)
+    statuses = [
+        DestinationStatus(name=state.value, kind="otlp", endpoint="https://siem.example", state=state, skipped={})
+        for state in State
+    ]
+    sources = Sources(
+        data=data,
+        reader=ledger,  # type: ignore[arg-type] - reads the same
+        client=client,
+        destinations=lambda: statuses,
+        waiting=lambda: 2,
+        dead_letters=lambda: 1,
+        witnessed_s=lambda: moment_us // SECOND_US - 61,
+        wall_us=lambda: moment_us,
+    )
+    return Health(sources, bulk=None).document()  # type: ignore[arg-type] - nothing is written
 
 
 def _create(stream: str, ident: str) -> dict[str, Any]:

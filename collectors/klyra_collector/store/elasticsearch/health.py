@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from klyra_audit import timestamps
+from klyra_audit.format.leaf import Flag, Kind
 from klyra_collector.data_directory import DataDirectory, ShardDirectory
 from klyra_collector.store.elasticsearch.bulk import Line
 from klyra_collector.store.elasticsearch.condition import kept
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from elasticsearch import Elasticsearch
 
+    from klyra_audit.format.frame import BodyFrame
     from klyra_collector.destination_status import DestinationStatus
     from klyra_collector.seal.reader import LedgerReader
     from klyra_collector.store.elasticsearch.bulk import BulkWriter
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 EVERY_SECONDS: Final = 30.0
 
 _STORE: Final = "store"
+_NEWEST: Final = 100  # records whose delay counts
 
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +97,7 @@ class Health:
             "quarantine_waiting": sources.waiting(),
             "dead_letters": sources.dead_letters() + sum(one.dead_letters for one in statuses),
             **_ages(sources, log, now_us),
+            **_ingest_delay(sources.reader, log),
             **self._store_lag(origins, now_us),
             **_destinations(statuses),
         }
@@ -131,6 +135,24 @@ def _ages(sources: Sources, log: str, now_us: int) -> dict[str, int]:
     if witnessed_s is not None:
         ages["witness_age_seconds"] = max(0, now_us // timestamps.MICROSECONDS - witnessed_s)
     return ages
+
+
+def _ingest_delay(reader: LedgerReader, log: str) -> dict[str, int]:
+    """Return how long the slowest of the newest events took from happening to their sealing.
+
+    What was backfilled is old on purpose and left out; so is a timestamp ahead of our clock. Nothing where none counts.
+    """
+    newest = reader.read(log, max(0, reader.committed(log) - _NEWEST), _NEWEST) if log else []
+    delays = [
+        record.leaf.ingest_us // 1000 - timestamps.to_nanoseconds(_timestamp(record.body)) // 1_000_000
+        for record in newest
+        if record.leaf.kind is Kind.EVENT and record.body and not record.leaf.flags & Flag.BACKFILLED
+    ]
+    return {"ingest_delay_ms": max(0, *delays)} if delays else {}
+
+
+def _timestamp(body: BodyFrame) -> str:
+    return str(orjson.loads(body.sections.core)["timestamp"])
 
 
 def _destinations(statuses: Sequence[DestinationStatus]) -> dict[str, Any]:
