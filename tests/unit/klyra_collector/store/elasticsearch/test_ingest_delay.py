@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from klyra_audit.format.leaf import Flag
 from klyra_collector.store.elasticsearch.health import _ingest_delay
 from support.entries import ORIGIN, TODAY_US, MemoryLedger, document
@@ -41,7 +39,7 @@ def test_without_an_event_nothing_is_said() -> None:
     """What was backfilled, quarantined or erased whole says nothing of today; nor does no ledger."""
     ledger = MemoryLedger()
     backfilled = sealed(ledger, "2020-01-01T00:00:00Z")
-    ledger.change(backfilled, leaf=replace(backfilled.leaf, flags=backfilled.leaf.flags | Flag.BACKFILLED))
+    ledger.change(backfilled, leaf=backfilled.leaf._replace(flags=backfilled.leaf.flags | Flag.BACKFILLED))
     ledger.change(sealed(ledger, "2026-03-10T11:00:00Z"), body=None)
     ledger.quarantine()
     assert _ingest_delay(ledger, ORIGIN) == {}
