@@ -1,0 +1,142 @@
+"""What Splunk, Datadog and Sumo Logic share: compressed bodies, answers without secrets, a URL that is a secret."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import orjson
+
+from klyra_siem.cloud_requests import GZIP, GZIP_LEVEL, CloudRequests, Redaction
+from klyra_siem.destination import Payload
+from klyra_siem.outcome import Action, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from klyra_siem.destination import DestinationOptions
+
+JSON: Final = "application/json"
+
+_REQUEST_LOGGER = "httpx"
+_NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        status: of HTTP.
+        headers: names in any case.
+        text: its body, without any secret of ours.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is a 2xx, whatever that means to a vendor."""
+        return httpx.codes.is_success(self.status)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The members of the JSON object that the body is; none if it is anything else."""
+        try:
+            found = orjson.loads(self.text)
+        except orjson.JSONDecodeError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+class HttpSender:
+    """Posts requests, one after the other; nothing it returns or has others log holds a secret."""
+
+    def __init__(self, options: DestinationOptions, secrets: Iterable[str], *, is_url_secret: bool = False) -> None:
+        self._options = options
+        self._redaction = Redaction(secrets)
+        if is_url_secret:
+            self._redaction.add(*parts_of_secret_url(options.endpoint))
+        self._requests = CloudRequests(options, self._redaction)
+        self._quiet = _Quiet(options.endpoint) if is_url_secret else None
+        if self._quiet is not None:
+            logging.getLogger(_REQUEST_LOGGER).addFilter(self._quiet)
+
+    def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> Answer | Outcome:
+        """Return the whole answer, or what it means that there is none."""
+        answer = self._requests.post(url, content, headers)
+        if isinstance(answer, Outcome):
+            return answer
+        return Answer(answer.status_code, answer.headers, self._redaction.hide(answer.text))
+
+    def begin_anew(self) -> None:
+        """Forget cookies and close connections, so that a load balancer chooses again."""
+        self._requests.close()
+        self._requests = CloudRequests(self._options, self._redaction)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._requests.close()
+        if self._quiet is not None:
+            logging.getLogger(_REQUEST_LOGGER).removeFilter(self._quiet)
+
+
+class _Quiet(logging.Filter):
+    """Keeps httpx from logging the requests to one URL: at level INFO it writes down each one's."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = httpx.URL(url)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record may be logged."""
+        given = record.args if isinstance(record.args, tuple) else ()
+        return not any(isinstance(item, httpx.URL) and item == self._url for item in given)
+
+
+def parts_of_secret_url(url: str) -> tuple[str, ...]:
+    """Return what must not be seen of a URL whose path is a secret: itself, its path and the path's last part."""
+    path = urlsplit(url).path
+    code = path.rpartition("/")[2]
+    return url, path, code, unquote(url), unquote(path), unquote(code)
+
+
+def packed(content: bytes, compression: str, headers: Mapping[str, str]) -> Payload:
+    """Return a request's bytes as they are sent; the same content gives the same bytes.
+
+    Args:
+        content: of the request.
+        compression: `gzip` or `none`.
+        headers: that belong to the content.
+    """
+    if compression != GZIP:
+        return Payload(content, headers)
+    return Payload(gzip.compress(content, GZIP_LEVEL, mtime=0), {**headers, "Content-Encoding": GZIP})
+
+
+def not_from(vendor: str, status: int) -> Outcome:
+    """Return what a success means that the vendor never gives, such as a proxy's page: it confirms nothing."""
+    return Outcome(action=Action.PAUSE, status=str(status), reason=f"no {vendor} answers like this")
+
+
+def milliseconds(nanoseconds: int) -> int:
+    """Return a time in the unit of most vendors."""
+    return nanoseconds // _NS_PER_MS
+
+
+def collector_of(origin: str) -> str:
+    """Return the collector that a log belongs to: the second part of `LEDGER/COLLECTOR/YEAR`."""
+    ledger, _, rest = origin.partition("/")
+    return rest.partition("/")[0] or ledger
+
+
+def record_member(record_format: str) -> str:
+    """Return the name under which a JSON record stands in a line or log: `audit`, or its family's, such as `ocsf`."""
+    family = record_format.partition("-")[0]
+    return "audit" if family == "native" else family
