@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 
-_REQUEST_LOGGER = "httpx"
+_LOGGERS = ("httpx", "httpcore.http11")
 _NS_PER_MS = 1_000_000
 
 
@@ -58,15 +58,13 @@ class Answer:
 class HttpSender:
     """Posts requests, one after the other; nothing it returns or has others log holds a secret."""
 
-    def __init__(self, options: DestinationOptions, secrets: Iterable[str], *, is_url_secret: bool = False) -> None:
+    def __init__(self, options: DestinationOptions, secrets: Iterable[str]) -> None:
         self._options = options
         self._redaction = Redaction(secrets)
-        if is_url_secret:
-            self._redaction.add(*parts_of_secret_url(options.endpoint))
         self._requests = CloudRequests(options, self._redaction)
-        self._quiet = _Quiet(options.endpoint) if is_url_secret else None
-        if self._quiet is not None:
-            logging.getLogger(_REQUEST_LOGGER).addFilter(self._quiet)
+        self._quiet = _Quiet(self._redaction)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self._quiet)
 
     def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> Answer | Outcome:
         """Return the whole answer, or what it means that there is none."""
@@ -83,21 +81,21 @@ class HttpSender:
     def close(self) -> None:
         """Close all connections."""
         self._requests.close()
-        if self._quiet is not None:
-            logging.getLogger(_REQUEST_LOGGER).removeFilter(self._quiet)
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self._quiet)
 
 
 class _Quiet(logging.Filter):
-    """Keeps httpx from logging the requests to one URL: at level INFO it writes down each one's."""
+    """Keeps secrets out of what the HTTP library writes down: URLs at level INFO, headers of answers at DEBUG."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, redaction: Redaction) -> None:
         super().__init__()
-        self._url = httpx.URL(url)
+        self._redaction = redaction
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether a record may be logged."""
-        given = record.args if isinstance(record.args, tuple) else ()
-        return not any(isinstance(item, httpx.URL) and item == self._url for item in given)
+        text = record.getMessage()
+        return self._redaction.hide(text) == text
 
 
 def parts_of_secret_url(url: str) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class StrictSource:
                 self.sliced.append(line)
                 continue
             first = _TIME.search(line)
-            if first is None or first.start() > len('{"timestamp":"'):
+            if first is None or first.start() not in {0, len('{"timestamp":"')}:
                 self.complaints.append(f"the left-most time of {line[:60]} is not the event's")
             self.lines.append(line)
             self.headers.append(headers)
