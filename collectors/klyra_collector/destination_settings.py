@@ -29,6 +29,8 @@ class DestinationSettings(BaseModel):
         paused_seconds: between attempts while the destination refuses our credentials or does not know the address.
         ca_file: authorities to trust, PEM; None for the system's.
         certificate_file, key_file: our own certificate and key, PEM; both or neither.
+        format: how entries are written, for kinds that let one choose.
+        options: what this kind alone needs; secrets as references.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +51,8 @@ class DestinationSettings(BaseModel):
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    format: str = "native"
+    options: dict[str, str | int | bool] = Field(default_factory=dict)
 
     @field_validator("endpoint")
     @classmethod

@@ -19,6 +19,7 @@ from klyra_collector.fanout.source import EntrySource
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
 from klyra_siem.destination import DestinationOptions, Limits, TlsOptions
+from klyra_siem.formats.native import NativeFormat
 from klyra_siem.otlp import create
 from support.records import BUSINESS, STARTUP
 from support.sealing import MIDSUMMER_US
@@ -45,6 +46,7 @@ def options(endpoint: str, **members: object) -> DestinationOptions:
         "tls": TlsOptions(),
         "key": None,
         "software": "klyra-audit/test",
+        "record": NativeFormat(),
     }
     return DestinationOptions(**(defaults | members))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +28,8 @@ from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.identity import open_key_files
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.secret_reference import is_reference, read_secret
-from klyra_siem.destination import DestinationOptions, Limits, TlsOptions
+from klyra_siem.destination import DestinationOptions, TlsOptions
+from klyra_siem.formats import make_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from klyra_audit.catalog import Catalog
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.destination_settings import DestinationSettings
-    from klyra_siem.destination import Destination
+    from klyra_siem.destination import Destination, Limits
 
 STOP_SECONDS: Final = 5.0
 
@@ -114,8 +115,14 @@ def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destin
         tls=TlsOptions(ca_file=one.ca_file, certificate_file=one.certificate_file, key_file=one.key_file),
         key=key if one.sign else None,
         software=f"klyra-audit/{version('klyra-audit')}",
+        record=make_format(one.format, one.name),
+        settings={name: _resolved(value, f"{setting}.options.{name}") for name, value in one.options.items()},
     )
     return make_destination(one.kind, options)
+
+
+def _resolved(value: str | int | bool, setting: str) -> str | int | bool:  # noqa: FBT001 - what a setting may be
+    return read_secret(value, setting) if isinstance(value, str) and is_reference(value) else value
 
 
 def _started(one: DestinationSettings, delivery: Delivery, stop: threading.Event) -> threading.Thread:
@@ -158,7 +165,8 @@ def _delivery(
 
 def _limits(one: DestinationSettings, own: Limits) -> Limits:
     """Return the destination's own limits, or less."""
-    return Limits(
+    return replace(
+        own,
         entries=min(one.batch_entries or own.entries, own.entries),
         encoded_bytes=min(one.batch_bytes or own.encoded_bytes, own.encoded_bytes),
     )

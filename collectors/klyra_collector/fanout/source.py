@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from klyra_audit import timestamps
 from klyra_audit.errors import Halted
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import FormatError
@@ -152,6 +153,7 @@ class EntrySource:
             index=record.index,
             leaf=record.leaf_bytes,
             ingest_us=record.leaf.ingest_us,
+            filed_ns=timestamps.to_nanoseconds(document["timestamp"]),
             document=document,
             encoded=canonical.encode(document),
             body=kept,

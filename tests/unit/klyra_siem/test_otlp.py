@@ -53,6 +53,7 @@ def entry(number: int = 0, organization_id: str = "org_startup", redacted: tuple
         index=number,
         leaf=bytes(112),
         ingest_us=1_782_000_000_000_000,
+        filed_ns=1_782_000_000_000_000_000,
         document=document,
         encoded=canonical.encode(document),
         body=BodyFrame(number, parts, item.salts, item.commitments),
