@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations when it runs
-from typing import Literal, Self
+from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from klyra_collector.secret_reference import is_reference
+
+# Kinds whose endpoint lets anybody in who knows it.
+SECRET_ENDPOINTS: Final = frozenset({"sumo-logic"})
+
+_SECRET_OPTION = re.compile(r"(?:.*_)?(?:token|key|secret|password)\Z")
 
 
 class DestinationSettings(BaseModel):
@@ -68,6 +74,20 @@ class DestinationSettings(BaseModel):
         if not all(is_reference(reference) for reference in value.values()):
             raise ValueError("must be env:NAME or file:PATH each, not the value itself")
         return value
+
+    @field_validator("options")
+    @classmethod
+    def _refer_to_secrets(cls, value: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        for name, given in value.items():
+            if _SECRET_OPTION.fullmatch(name) and not (isinstance(given, str) and is_reference(given)):
+                raise ValueError(f"{name} must be env:NAME or file:PATH, not the value itself")
+        return value
+
+    @model_validator(mode="after")
+    def _refers_to_a_secret_endpoint(self) -> Self:
+        if self.kind in SECRET_ENDPOINTS and not is_reference(self.endpoint):
+            raise ValueError(f"the endpoint of kind {self.kind} is a secret: write env:NAME or file:PATH")
+        return self
 
     @model_validator(mode="after")
     def _has_both_or_neither(self) -> Self:

@@ -1,0 +1,63 @@
+"""Secrets of destinations stand in the configuration by reference alone, and what is said of mistakes holds none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from klyra_collector.config import BadConfiguration, Settings
+
+PAGES = Path(__file__).resolve().parents[3] / "docs" / "destinations"
+SECRET = "a-secret-that-nobody-may-see"
+SUMO = f"https://collectors.sumologic.com/receiver/v1/http/{SECRET}"
+
+
+def load(folder: Path, *lines: str) -> Settings:
+    """Return the settings of a file with one destination."""
+    path = folder / "klyra-audit.toml"
+    path.write_text("\n".join(("[[destination]]", 'name = "far"', *lines, "")))
+    return Settings.load(path)
+
+
+@pytest.mark.parametrize(
+    "option", ["token", "api_key", "client_secret", "secret", "session_token", "password", "shared_key"]
+)
+@pytest.mark.parametrize("value", [f'"{SECRET}"', "12345", "true"])
+def test_a_secret_option_is_a_reference(tmp_path, option: str, value: str) -> None:
+    """The value itself is refused, and not repeated."""
+    lines = ('kind = "splunk"', 'endpoint = "https://splunk.example.com:8088"', "[destination.options]")
+    with pytest.raises(BadConfiguration, match=option) as caught:
+        load(tmp_path, *lines, f"{option} = {value}")
+    assert SECRET not in str(caught.value) + caught.value.remedy
+    [one] = load(tmp_path, *lines, f'{option} = "env:A_SECRET"').destination
+    assert one.options == {option: "env:A_SECRET"}
+
+
+@pytest.mark.parametrize("option", ["index", "tokens", "access_key_id", "key_file"])
+def test_other_options_are_values(tmp_path, option: str) -> None:
+    """What a name only resembles is not a secret."""
+    lines = ('endpoint = "https://far.example.com"', "[destination.options]", f'{option} = "plain"')
+    [one] = load(tmp_path, *lines).destination
+    assert one.options == {option: "plain"}
+
+
+def test_a_secret_url_is_a_reference(tmp_path) -> None:
+    """Sumo Logic's URL is the key: written out it would stand in logs, lists and metrics."""
+    with pytest.raises(BadConfiguration, match="env:NAME") as caught:
+        load(tmp_path, 'kind = "sumo-logic"', f'endpoint = "{SUMO}"')
+    assert SECRET not in str(caught.value) + caught.value.remedy
+    [one] = load(tmp_path, 'kind = "sumo-logic"', 'endpoint = "env:SUMO_URL"').destination
+    assert one.endpoint == "env:SUMO_URL"
+
+
+@pytest.mark.parametrize("kind", ["splunk", "datadog", "sumo-logic"])
+def test_the_examples_of_the_pages_are_configuration(tmp_path, kind: str) -> None:
+    """What one copies from a vendor's page can be loaded as it stands."""
+    text = (PAGES / f"{kind}.md").read_text()
+    [block] = re.findall(r"^ *```toml\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "klyra-audit.toml"
+    path.write_text(block)
+    [one] = Settings.load(path).destination
+    assert one.kind == kind
