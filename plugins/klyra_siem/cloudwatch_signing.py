@@ -48,6 +48,7 @@ class KeySettings:
         role_arn, external_id: a role to assume with the keys found; None for none.
         region: of the token service.
         session_name: under which the role's use is recorded.
+        timeout_seconds: for one request to the token service.
     """
 
     key_id: str | None
@@ -58,6 +59,7 @@ class KeySettings:
     external_id: str | None = field(repr=False)
     region: str
     session_name: str
+    timeout_seconds: float
 
 
 class KeySource(Protocol):
@@ -79,6 +81,7 @@ class ChainKeys:
         self._settings = settings
         self._redaction = redaction
         self._session = vendor_module("botocore.session", _DISTRIBUTION)
+        self._config = vendor_module("botocore.config", _DISTRIBUTION)
         self._credentials = vendor_module("botocore.credentials", _DISTRIBUTION)
         self._errors = vendor_module("botocore.exceptions", _DISTRIBUTION)
         self._found: Any = None
@@ -113,8 +116,14 @@ class ChainKeys:
         if settings.external_id is not None:
             named["ExternalId"] = settings.external_id
 
+        once = self._config.Config(  # the engine waits, and shows that it does
+            retries={"total_max_attempts": 1},
+            connect_timeout=settings.timeout_seconds,
+            read_timeout=settings.timeout_seconds,
+        )
+
         def client(*names: str, **members: object) -> Any:  # noqa: ANN401 - botocore has no types
-            return session.create_client(*names, region_name=settings.region, **members)
+            return session.create_client(*names, region_name=settings.region, config=once, **members)
 
         fetcher = self._credentials.AssumeRoleCredentialFetcher(client, found, settings.role_arn, extra_args=named)
         return self._credentials.DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")

@@ -17,7 +17,9 @@ SECRET = "aws-secret-that-nobody-may-see"
 def settings(**members: str) -> KeySettings:
     """Return settings that leave everything to the chain."""
     defaults = dict.fromkeys(("key_id", "secret", "session_token", "profile", "role_arn", "external_id"))
-    return KeySettings(**(defaults | {"region": "eu-central-1", "session_name": "klyra-audit-test"} | members))
+    return KeySettings(
+        **(defaults | {"region": "eu-central-1", "session_name": "klyra-audit-test", "timeout_seconds": 1.0} | members)
+    )
 
 
 @pytest.fixture
@@ -95,7 +97,6 @@ class TestKeys:
     def test_a_token_service_out_of_reach_is_tried_again(self, monkeypatch) -> None:
         """A role cannot be assumed while nobody answers; that passes."""
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         wanted = settings(key_id="AKID", secret=SECRET, role_arn="arn:aws:iam::123456789012:role/writer")
         outcome = ChainKeys(wanted, Redaction()).keys()
         assert (outcome.action, outcome.status) == (Action.RETRY, "credentials")

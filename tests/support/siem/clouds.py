@@ -1,0 +1,99 @@
+"""The three clouds behind one face, for tests of what is the same for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from klyra_siem import azure_monitor, cloudwatch, google_cloud_logging
+from klyra_siem.destination import TlsOptions
+from support.certificates import Authority
+from support.siem import azure, google, moto
+from support.siem.cloud import options
+from support.siem.cloud_server import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from klyra_siem.destination import Destination
+    from support.siem.cloud_server import CloudServer
+
+
+@dataclass
+class Cloud:
+    """A vendor's service and a destination for it.
+
+    Attributes:
+        server: where faults are planned.
+        destination: that sends there.
+        received: says which entry ids are there, repeats included.
+        spoil: has the service refuse an entry id from now on.
+    """
+
+    server: CloudServer
+    destination: Destination
+    received: Callable[[], list[str]]
+    spoil: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def amazon() -> Iterator[Cloud]:
+    """CloudWatch Logs."""
+    with moto.running() as upstream, moto.cloudwatch(upstream) as (server, strict):
+        strict.ask("CreateLogStream", {"logGroupName": moto.GROUP, "logStreamName": "klyra"})
+        settings = {
+            "log_group": moto.GROUP,
+            "region": moto.REGION,
+            "log_stream": "klyra",
+            "access_key_id": moto.KEY_ID,
+            "secret_access_key": moto.SECRET,
+        }
+        with contextlib.closing(cloudwatch.create(options(server.url, settings))) as made:
+            yield Cloud(
+                server,
+                made,
+                lambda: [json.loads(event["message"])["id"] for event in strict.accepted],
+                strict.poison.add,
+            )
+
+
+@contextlib.contextmanager
+def microsoft() -> Iterator[Cloud]:
+    """Azure Monitor."""
+    issuer = azure.Issuer()
+    table = azure.Ingestion(issuer)
+    with tempfile.TemporaryDirectory() as folder:
+        authority = Authority(Path(folder))
+        files = authority.issue("azure")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.certificate, files.key)
+        with serving(issuer, context) as login, serving(table) as server:
+            settings = {
+                "data_collection_rule": azure.RULE,
+                "tenant_id": azure.TENANT,
+                "client_id": azure.CLIENT,
+                "client_secret": azure.CLIENT_SECRET,
+                "authority": login.url.removeprefix("https://"),
+            }
+            tls = TlsOptions(ca_file=authority.certificate)
+            with contextlib.closing(azure_monitor.create(options(server.url, settings, tls=tls))) as made:
+                yield Cloud(server, made, table.ids, table.poison.add)
+
+
+@contextlib.contextmanager
+def alphabet() -> Iterator[Cloud]:
+    """Google Cloud Logging."""
+    account = google.ServiceAccount()
+    logs = google.CloudLogging(account)
+    with serving(logs) as server:
+        settings = {"project": google.PROJECT, "credentials": account.key_file()}
+        with contextlib.closing(google_cloud_logging.create(options(server.url, settings))) as made:
+            yield Cloud(server, made, lambda: google.insert_ids(logs.written), logs.poison.add)
+
+
+CLOUDS = {"cloudwatch": amazon, "azure-monitor": microsoft, "google-cloud-logging": alphabet}
