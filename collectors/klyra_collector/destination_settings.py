@@ -14,7 +14,7 @@ from klyra_collector.secret_reference import is_reference
 # Kinds whose endpoint lets anybody in who knows it.
 SECRET_ENDPOINTS: Final = frozenset({"sumo-logic"})
 
-_SECRET_OPTION = re.compile(r"(?:.*_)?(?:token|key|secret|password)\Z")
+_SECRET_OPTION = re.compile(r"(?:.*_)?(?:token|key|secret|password|credentials)\Z")
 
 
 class DestinationSettings(BaseModel):

@@ -106,6 +106,7 @@ class Ingestion:
     Attributes:
         issuer: whose tokens are taken.
         has_role: whether whoever comes is Monitoring Metrics Publisher on the rule.
+        now: the rule's clock, seconds since 1970; None for the real one.
         poison: ids of events that are answered with 400.
         rows: the table.
         rewritten: how many rows got the time of arrival in place of their own.
@@ -114,6 +115,7 @@ class Ingestion:
 
     issuer: Issuer
     has_role: bool = True
+    now: float | None = None
     poison: set[str] = field(default_factory=set)
     rows: list[dict[str, Any]] = field(default_factory=list)
     rewritten: int = 0
@@ -160,7 +162,7 @@ class Ingestion:
     def _stored(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row as the table holds it: an old or a future time is replaced, a long value cut off."""
         row = dict(row)
-        now = time.time()
+        now = self.now or time.time()
         stamp = dt.datetime.fromisoformat(row["TimeGenerated"]).timestamp()
         if not now - 2 * _DAY <= stamp <= now + _DAY:
             row["TimeGenerated"] = dt.datetime.fromtimestamp(now, dt.UTC).isoformat()

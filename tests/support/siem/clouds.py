@@ -6,22 +6,26 @@ import contextlib
 import json
 import ssl
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klyra_siem import azure_monitor, cloudwatch, google_cloud_logging
+from klyra_siem.azure_monitor_rows import RECORD_COLUMNS
 from klyra_siem.destination import TlsOptions
 from support.certificates import Authority
 from support.siem import azure, google, moto
-from support.siem.cloud import options
+from support.siem.cloud import PlainFormat, options
 from support.siem.cloud_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from klyra_siem.destination import Destination
+    from klyra_siem.destination import Destination, RecordFormat
     from support.siem.cloud_server import CloudServer
+
+PLAIN = PlainFormat()
 
 
 @dataclass
@@ -32,19 +36,22 @@ class Cloud:
         server: where faults are planned.
         destination: that sends there.
         received: says which entry ids are there, repeats included.
+        records: gives what is there as a customer exports it, JSON objects in the destination's format.
         spoil: has the service refuse an entry id from now on.
     """
 
     server: CloudServer
     destination: Destination
     received: Callable[[], list[str]]
+    records: Callable[[], list[dict[str, Any]]]
     spoil: Callable[[str], None]
 
 
 @contextlib.contextmanager
-def amazon() -> Iterator[Cloud]:
+def amazon(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator[Cloud]:
     """CloudWatch Logs."""
     with moto.running() as upstream, moto.cloudwatch(upstream) as (server, strict):
+        strict.behind_ms = 0 if now is None else int((time.time() - now) * 1000)
         strict.ask("CreateLogStream", {"logGroupName": moto.GROUP, "logStreamName": "klyra"})
         settings = {
             "log_group": moto.GROUP,
@@ -53,20 +60,21 @@ def amazon() -> Iterator[Cloud]:
             "access_key_id": moto.KEY_ID,
             "secret_access_key": moto.SECRET,
         }
-        with contextlib.closing(cloudwatch.create(options(server.url, settings))) as made:
+        with contextlib.closing(cloudwatch.create(options(server.url, settings, record=record))) as made:
             yield Cloud(
                 server,
                 made,
-                lambda: [json.loads(event["message"])["id"] for event in strict.accepted],
-                strict.poison.add,
+                received=lambda: [json.loads(event["message"])["id"] for event in strict.accepted],
+                records=lambda: [json.loads(message) for message in strict.messages("klyra")],
+                spoil=strict.poison.add,
             )
 
 
 @contextlib.contextmanager
-def microsoft() -> Iterator[Cloud]:
+def microsoft(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator[Cloud]:
     """Azure Monitor."""
     issuer = azure.Issuer()
-    table = azure.Ingestion(issuer)
+    table = azure.Ingestion(issuer, now=now)
     with tempfile.TemporaryDirectory() as folder:
         authority = Authority(Path(folder))
         files = authority.issue("azure")
@@ -81,19 +89,35 @@ def microsoft() -> Iterator[Cloud]:
                 "authority": login.url.removeprefix("https://"),
             }
             tls = TlsOptions(ca_file=authority.certificate)
-            with contextlib.closing(azure_monitor.create(options(server.url, settings, tls=tls))) as made:
-                yield Cloud(server, made, table.ids, table.poison.add)
+            with contextlib.closing(
+                azure_monitor.create(options(server.url, settings, tls=tls, record=record))
+            ) as made:
+                yield Cloud(
+                    server,
+                    made,
+                    received=table.ids,
+                    records=lambda: [
+                        json.loads("".join(row.get(name, "") for name in RECORD_COLUMNS)) for row in table.rows
+                    ],
+                    spoil=table.poison.add,
+                )
 
 
 @contextlib.contextmanager
-def alphabet() -> Iterator[Cloud]:
+def alphabet(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator[Cloud]:
     """Google Cloud Logging."""
     account = google.ServiceAccount()
     logs = google.CloudLogging(account)
     with serving(logs) as server:
         settings = {"project": google.PROJECT, "credentials": account.key_file()}
-        with contextlib.closing(google_cloud_logging.create(options(server.url, settings))) as made:
-            yield Cloud(server, made, lambda: google.insert_ids(logs.written), logs.poison.add)
+        with contextlib.closing(google_cloud_logging.create(options(server.url, settings, record=record))) as made:
+            yield Cloud(
+                server,
+                made,
+                received=lambda: google.insert_ids(logs.written),
+                records=lambda: [entry["jsonPayload"] for entry in logs.written],
+                spoil=logs.poison.add,
+            )
 
 
 CLOUDS = {"cloudwatch": amazon, "azure-monitor": microsoft, "google-cloud-logging": alphabet}

@@ -15,7 +15,7 @@ import hmac
 import json
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -56,6 +56,7 @@ class StrictMoto:
         upstream: moto's URL.
         keys: secret and session token of every key id that is let in.
         expired: session tokens of the past.
+        behind_ms: how far the service's clock is behind the real one, which moto's is.
         poison: parts of messages for which a whole request is refused.
         accepted: the events of every request that was answered with 200, in order.
     """
@@ -63,6 +64,7 @@ class StrictMoto:
     upstream: str
     keys: dict[str, tuple[str, str | None]] = field(default_factory=lambda: {KEY_ID: (SECRET, None)})
     expired: set[str] = field(default_factory=set)
+    behind_ms: int = 0
     poison: set[str] = field(default_factory=set)
     accepted: list[dict[str, Any]] = field(default_factory=list)
 
@@ -74,15 +76,17 @@ class StrictMoto:
             self._check_signature(request)
             operation, members = _parsed(request)
             if operation == "PutLogEvents":
-                check_batch(members["logEvents"])
+                check_batch(members["logEvents"], self.behind_ms)
                 self._check_poison(members["logEvents"])
         except Refused as refused:
             body = {"__type": refused.kind, "message": str(refused)}
             return Reply(400, json.dumps(body).encode(), {"Content-Type": CONTENT_TYPE})
-        reply = self._forwarded(request)
-        if operation == "PutLogEvents" and reply.status == 200:
+        if operation != "PutLogEvents":
+            return self._forwarded(request)
+        reply = self._forwarded(replace(request, body=self._in_motos_time(members)))
+        if reply.status == 200:
             self.accepted += members["logEvents"]
-            reply = Reply(200, corrected(reply.body, members["logEvents"]), reply.headers)
+            reply = Reply(200, corrected(reply.body, members["logEvents"], self.behind_ms), reply.headers)
         return reply
 
     def messages(self, stream: str, group: str = GROUP) -> list[str]:
@@ -110,6 +114,10 @@ class StrictMoto:
         answer = httpx.post(self.upstream, json=members, headers=headers, timeout=30)
         answer.raise_for_status()
         return answer.json() if answer.content else {}
+
+    def _in_motos_time(self, members: dict[str, Any]) -> bytes:
+        events = [event | {"timestamp": event["timestamp"] + self.behind_ms} for event in members["logEvents"]]
+        return json.dumps(members | {"logEvents": events}).encode()
 
     def _check_poison(self, events: list[dict[str, Any]]) -> None:
         if any(part in event["message"] for event in events for part in self.poison):
@@ -170,7 +178,7 @@ class StrictMoto:
             raise Refused("InvalidSignatureException", f"The Canonical String should have been\n{canonical}")
 
 
-def check_batch(events: list[dict[str, Any]]) -> None:
+def check_batch(events: list[dict[str, Any]], behind_ms: int = 0) -> None:
     """Check what moto does not (PutLogEvents, "The batch of events must satisfy the following constraints")."""
     if not 1 <= len(events) <= MAX_EVENTS:
         raise Refused("InvalidParameterException", f"1 validation error detected: {len(events)} log events")
@@ -184,17 +192,17 @@ def check_batch(events: list[dict[str, Any]]) -> None:
         raise Refused("SerializationException", "A timestamp is no number")
     if stamps != sorted(stamps):
         raise Refused("InvalidParameterException", "Log events must be in chronological order.")
-    old, new = _valid_times()
+    old, new = _valid_times(behind_ms)
     valid = [stamp for stamp in stamps if old <= stamp <= new]
     if valid and valid[-1] - valid[0] > DAY_MS:
         raise Refused("InvalidParameterException", "The batch spans more than 24 hours.")
 
 
-def corrected(body: bytes, events: list[dict[str, Any]]) -> bytes:
+def corrected(body: bytes, events: list[dict[str, Any]], behind_ms: int = 0) -> bytes:
     """Return moto's answer with the indices that AWS gives."""
     answer = json.loads(body)
     rejected = answer.pop("rejectedLogEventsInfo", None) or {}
-    old, new = _valid_times()
+    old, new = _valid_times(behind_ms)
     stamps = [event["timestamp"] for event in events]
     if "tooOldLogEventEndIndex" in rejected:
         rejected["tooOldLogEventEndIndex"] = sum(stamp < old for stamp in stamps)
@@ -203,8 +211,8 @@ def corrected(body: bytes, events: list[dict[str, Any]]) -> bytes:
     return json.dumps(answer | ({"rejectedLogEventsInfo": rejected} if rejected else {})).encode()
 
 
-def _valid_times() -> tuple[int, int]:
-    now = int(time.time() * 1000)
+def _valid_times(behind_ms: int) -> tuple[int, int]:
+    now = int(time.time() * 1000) - behind_ms
     return now - 14 * DAY_MS, now + 2 * 3_600_000
 
 

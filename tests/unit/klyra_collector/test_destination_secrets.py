@@ -22,7 +22,7 @@ def load(folder: Path, *lines: str) -> Settings:
 
 
 @pytest.mark.parametrize(
-    "option", ["token", "api_key", "client_secret", "secret", "session_token", "password", "shared_key"]
+    "option", ["token", "api_key", "client_secret", "secret", "session_token", "password", "shared_key", "credentials"]
 )
 @pytest.mark.parametrize("value", [f'"{SECRET}"', "12345", "true"])
 def test_a_secret_option_is_a_reference(tmp_path, option: str, value: str) -> None:
@@ -52,7 +52,9 @@ def test_a_secret_url_is_a_reference(tmp_path) -> None:
     assert one.endpoint == "env:SUMO_URL"
 
 
-@pytest.mark.parametrize("kind", ["splunk", "datadog", "sumo-logic"])
+@pytest.mark.parametrize(
+    "kind", ["splunk", "datadog", "sumo-logic", "cloudwatch", "azure-monitor", "google-cloud-logging"]
+)
 def test_the_examples_of_the_pages_are_configuration(tmp_path, kind: str) -> None:
     """What one copies from a vendor's page can be loaded as it stands."""
     text = (PAGES / f"{kind}.md").read_text()
