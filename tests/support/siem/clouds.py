@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from klyra_siem import azure_monitor, cloudwatch, google_cloud_logging
-from klyra_siem.azure_monitor_rows import RECORD_COLUMNS
 from klyra_siem.destination import TlsOptions
 from support.certificates import Authority
 from support.siem import azure, google, moto
@@ -36,14 +35,14 @@ class Cloud:
         server: where faults are planned.
         destination: that sends there.
         received: says which entry ids are there, repeats included.
-        records: gives what is there as a customer exports it, JSON objects in the destination's format.
+        rows: gives what is there as the vendor exports it.
         spoil: has the service refuse an entry id from now on.
     """
 
     server: CloudServer
     destination: Destination
     received: Callable[[], list[str]]
-    records: Callable[[], list[dict[str, Any]]]
+    rows: Callable[[], list[dict[str, Any]]]
     spoil: Callable[[str], None]
 
 
@@ -65,7 +64,7 @@ def amazon(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator[C
                 server,
                 made,
                 received=lambda: [json.loads(event["message"])["id"] for event in strict.accepted],
-                records=lambda: [json.loads(message) for message in strict.messages("klyra")],
+                rows=lambda: [{"@message": message} for message in strict.messages("klyra")],
                 spoil=strict.poison.add,
             )
 
@@ -96,9 +95,7 @@ def microsoft(record: RecordFormat = PLAIN, now: float | None = None) -> Iterato
                     server,
                     made,
                     received=table.ids,
-                    records=lambda: [
-                        json.loads("".join(row.get(name, "") for name in RECORD_COLUMNS)) for row in table.rows
-                    ],
+                    rows=lambda: list(table.rows),
                     spoil=table.poison.add,
                 )
 
@@ -115,7 +112,7 @@ def alphabet(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator
                 server,
                 made,
                 received=lambda: google.insert_ids(logs.written),
-                records=lambda: [entry["jsonPayload"] for entry in logs.written],
+                rows=lambda: list(logs.written),
                 spoil=logs.poison.add,
             )
 
