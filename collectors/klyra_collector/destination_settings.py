@@ -26,6 +26,10 @@ class DestinationSettings(BaseModel):
         endpoint: URL, or a reference to one that is itself a secret.
         headers: sent with each request; references only.
         organizations: whose entries; empty for every organization whose plan includes destinations.
+        event_types, statuses, actors: which of them, by exact values; empty for all. An entry must fit each.
+        when_too_old: what becomes of an entry whose time the destination would not take: `restamp` files it under the
+            time of sending (its own stays in the record), `dead_letter` leaves it in the ledger alone, `preserve` sends
+            it as it is, whatever the vendor makes of that.
         start: where a new destination begins: with the oldest entry that is kept, or behind the newest.
         sign: give each record a signature of the collector's destination key.
         compression: of requests.
@@ -46,6 +50,10 @@ class DestinationSettings(BaseModel):
     endpoint: str
     headers: dict[str, str] = Field(default_factory=dict)
     organizations: tuple[str, ...] = ()
+    event_types: tuple[str, ...] = ()
+    statuses: tuple[Literal["success", "failure"], ...] = ()
+    actors: tuple[str, ...] = ()
+    when_too_old: Literal["restamp", "preserve", "dead_letter"] = "restamp"
     start: Literal["beginning", "end"] = "beginning"
     sign: bool = True
     compression: Literal["gzip", "none"] = "gzip"

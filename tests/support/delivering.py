@@ -13,9 +13,10 @@ from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus, read_statuses
 from klyra_collector.fanout.cursor import CursorFile
 from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
+from klyra_collector.fanout.fitting import WhenTooOld
 from klyra_collector.fanout.ledger_position import LedgerPosition
 from klyra_collector.fanout.report import Report
-from klyra_collector.fanout.source import EntrySource
+from klyra_collector.fanout.source import EntrySource, Wanted
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
 from klyra_siem.destination import DestinationOptions, Limits, TlsOptions
@@ -25,11 +26,11 @@ from support.records import BUSINESS, STARTUP
 from support.sealing import MIDSUMMER_US
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from klyra_audit.audit_integrity import RecordKey
-    from klyra_siem.destination import Destination
+    from klyra_siem.destination import Destination, Payload, SealedEntry
 
 NAME = "back"
 LIMITS = Limits(entries=8, encoded_bytes=1_000_000)
@@ -46,7 +47,7 @@ def options(endpoint: str, **members: object) -> DestinationOptions:
         "tls": TlsOptions(),
         "key": None,
         "software": "klyra-audit/test",
-        "record": NativeFormat(),
+        "record": NativeFormat(None),
     }
     return DestinationOptions(**(defaults | members))
 
@@ -56,31 +57,55 @@ class Bench:
 
     Attributes:
         today: the UTC day on which it believes to be.
+        now_us: its time, microseconds since 1970.
         organizations: whose entries it delivers.
     """
 
-    def __init__(self, root: Path, destination: Destination, *, limits: Limits = LIMITS, from_end: bool = False):
+    def __init__(
+        self,
+        root: Path,
+        destination: Destination,
+        *,
+        limits: Limits = LIMITS,
+        from_end: bool = False,
+        when_too_old: WhenTooOld = WhenTooOld.RESTAMP,
+        wanted: Wanted | None = None,
+    ):
+        self.now_us = MIDSUMMER_US
+        self._destination = destination
         self.data = DataDirectory(root)
         self.data.cursors.mkdir(exist_ok=True)
         self.today = timestamps.day_of(MIDSUMMER_US)
         self.organizations = {STARTUP.organization_id, BUSINESS.organization_id}
         self.disk = Disk()
         self.reader = LedgerReader(self.data.ledger)
-        self.source = EntrySource(self.reader, self, lambda: self.today)
+        self.source = EntrySource(self.reader, self, lambda: self.today, wanted)
         self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)
         self.cursor_file = CursorFile(self.data.cursors, NAME, self.disk)
         begun = DestinationStatus(name=NAME, kind="otlp", endpoint="", skipped={})
         self.delivery = Delivery(
-            DeliveryTerms(name=NAME, limits=limits, linger_seconds=0.0, paused_seconds=300.0),
+            DeliveryTerms(
+                name=NAME, limits=limits, when_too_old=when_too_old, linger_seconds=0.0, paused_seconds=300.0
+            ),
             destination=destination,
             source=self.source,
             ledger=LedgerPosition(self.reader, from_end=from_end),
             cursor_file=self.cursor_file,
             dead_letters=self.dead_letters,
-            report=Report(self.data.cursors, begun, lambda: MIDSUMMER_US),
+            report=Report(self.data.cursors, begun, lambda: self.now_us),
             backoff=Backoff(draw=lambda: 1.0),
-            wall_us=lambda: MIDSUMMER_US,
+            wall_us=lambda: self.now_us,
         )
+
+    def watch_encoded(self, watch: Callable[[Sequence[SealedEntry]], None]) -> None:
+        """Have somebody see the entries of each request."""
+        encode = self._destination.encode
+
+        def watched(entries: Sequence[SealedEntry]) -> Payload:
+            watch(entries)
+            return encode(entries)
+
+        self._destination.encode = watched  # type: ignore[method-assign] - for this test alone
 
     def references(self) -> frozenset[bytes]:
         """Return the org_ref of everyone whose entries are delivered."""

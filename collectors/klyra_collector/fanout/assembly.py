@@ -17,11 +17,12 @@ from klyra_collector.destination_status import DestinationStatus
 from klyra_collector.fanout.cursor import CursorFile
 from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
 from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
+from klyra_collector.fanout.fitting import WhenTooOld
 from klyra_collector.fanout.kinds import make_destination
 from klyra_collector.fanout.ledger_position import LedgerPosition
 from klyra_collector.fanout.report import Report
 from klyra_collector.fanout.signing import destination_key
-from klyra_collector.fanout.source import EntrySource
+from klyra_collector.fanout.source import EntrySource, Wanted
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.durable import Disk
@@ -29,7 +30,7 @@ from klyra_collector.seal.identity import open_key_files
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.secret_reference import is_reference, read_secret
 from klyra_siem.destination import DestinationOptions, TlsOptions
-from klyra_siem.formats import make_format
+from klyra_siem.formats import record_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,7 @@ def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destin
         tls=TlsOptions(ca_file=one.ca_file, certificate_file=one.certificate_file, key_file=one.key_file),
         key=key if one.sign else None,
         software=f"klyra-audit/{version('klyra-audit')}",
-        record=make_format(one.format, one.name),
+        record=record_format(one.format, key if one.sign else None),
         settings={name: _resolved(value, f"{setting}.options.{name}") for name, value in one.options.items()},
     )
     return make_destination(one.kind, options)
@@ -140,7 +141,8 @@ def _delivery(
     entitlement.check(one.name)
     destination = build_destination(one, key)
     reader = LedgerReader(data.ledger)  # its own: readers are of one thread
-    source = EntrySource(reader, entitlement, lambda: day_of(wall_us()))
+    wanted = Wanted(frozenset(one.event_types), frozenset(one.statuses), frozenset(one.actors))
+    source = EntrySource(reader, entitlement, lambda: day_of(wall_us()), wanted)
     dead_letters = DeadLetters(data.cursors, one.name, disk)
     begun = DestinationStatus(
         name=one.name, kind=one.kind, endpoint=one.endpoint, skipped={}, dead_letters=len(dead_letters)
@@ -149,6 +151,7 @@ def _delivery(
         DeliveryTerms(
             name=one.name,
             limits=_limits(one, destination.limits),
+            when_too_old=WhenTooOld(one.when_too_old),
             linger_seconds=one.linger_seconds,
             paused_seconds=one.paused_seconds,
         ),

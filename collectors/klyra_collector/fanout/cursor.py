@@ -30,10 +30,17 @@ class CursorDamaged(Halted):
 
 
 class Span(NamedTuple):
-    """Consecutive records of one shard: the first index, and the one behind the last."""
+    """Consecutive records of one shard.
+
+    Attributes:
+        start, end: the first index, and the one behind the last.
+        begun_us: when its delivery was begun, microseconds since 1970; the same on every attempt, so that the same
+            bytes go again.
+    """
 
     start: int
     end: int
+    begun_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,13 @@ class Cursor:
     def bisected(self, middle: int) -> Cursor:
         """Return the cursor with the first batch under way in two parts, the second beginning at `middle`."""
         first, *rest = self.pending
-        return Cursor(self.origin, self.index, (Span(first.start, middle), Span(middle, first.end), *rest))
+        parts = first._replace(end=middle), first._replace(start=middle)
+        return Cursor(self.origin, self.index, (*parts, *rest))
+
+    def begun_again(self, begun_us: int) -> Cursor:
+        """Return the cursor with the first batch under way as if it was begun now."""
+        first, *rest = self.pending
+        return Cursor(self.origin, self.index, (first._replace(begun_us=begun_us), *rest))
 
 
 class CursorFile:
@@ -111,7 +124,7 @@ def _parse(content: bytes) -> Cursor:
     pending = tuple(Span(*span) for span in members["pending"])
     expected = index
     for span in pending:
-        if type(span.end) is not int or span.start != expected or span.end <= span.start:
+        if not all(type(part) is int for part in span) or span.start != expected or span.end <= span.start:
             raise ValueError("its batches do not follow one another")
         expected = span.end
     return Cursor(origin, index, pending)

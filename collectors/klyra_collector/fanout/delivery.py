@@ -11,7 +11,8 @@ Every attempt reads its span from the ledger again: what has expired or was eras
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -21,6 +22,7 @@ from klyra_collector.dead_letters import DeadLetter
 from klyra_collector.destination_status import State
 from klyra_collector.fanout.batching import Gathering
 from klyra_collector.fanout.cursor import Cursor, Span
+from klyra_collector.fanout.fitting import Fitting, Misfit, WhenTooOld
 from klyra_siem.outcome import Action, Outcome
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
     from klyra_collector.backoff import Backoff
     from klyra_collector.dead_letters import DeadLetters
     from klyra_collector.fanout.cursor import CursorFile
+    from klyra_collector.fanout.fitting import Fitted
     from klyra_collector.fanout.ledger_position import LedgerPosition
     from klyra_collector.fanout.report import Report
-    from klyra_collector.fanout.source import EntrySource
+    from klyra_collector.fanout.source import EntrySource, Found
     from klyra_siem.destination import Destination, Limits, SealedEntry
 
 IDLE_SECONDS: Final = 0.1
@@ -51,12 +54,14 @@ class DeliveryTerms:
     Attributes:
         name: as configured.
         limits: of one request.
+        when_too_old: what becomes of entries outside the destination's window of time.
         linger_seconds: how long a batch that is not full waits for more.
         paused_seconds: between attempts while an operator must act, and after what must not happen.
     """
 
     name: str
     limits: Limits
+    when_too_old: WhenTooOld = WhenTooOld.RESTAMP
     linger_seconds: float = 1.0
     paused_seconds: float = 300.0
 
@@ -79,6 +84,7 @@ class Delivery:
     ) -> None:
         self._terms = terms
         self._destination = destination
+        self._fitting = Fitting(terms.limits, terms.when_too_old, destination.measure)
         self._source = source
         self._ledger = ledger
         self._file = cursor_file
@@ -140,18 +146,23 @@ class Delivery:
         return self._cursor
 
     def _gather(self, cursor: Cursor) -> Gathering:
-        gathered = Gathering(self._terms.limits, cursor.index)
+        gathered = Gathering(self._terms.limits, cursor.index, begun_us=self._wall_us())
         while gathered.end - cursor.index < GATHERED_RECORDS:
             limit = max(LEAST_READ, self._terms.limits.entries + 1 - len(gathered.entries))
             records = self._source.read_on(cursor.origin, gathered.end, limit)
             for found in records:
-                size = 0 if found.entry is None else self._destination.measure(found.entry)
-                if not gathered.add(found, size):
+                if not self._add(gathered, found):
                     return gathered
             if len(records) < limit:
                 return gathered
         gathered.is_full = True
         return gathered
+
+    def _add(self, gathered: Gathering, found: Found) -> bool:
+        if found.entry is None:
+            return gathered.add(found, 0)
+        filed = replace(found, entry=self._fitting.filed(found.entry, gathered.begun_us))
+        return gathered.add(filed, self._destination.measure(found.entry))
 
     def _send_or_linger(self, cursor: Cursor, gathered: Gathering) -> float:
         if not gathered.is_full:
@@ -162,7 +173,7 @@ class Delivery:
             if left > 0:
                 return left
         self._lingering_since = None
-        begun = cursor.begun(Span(cursor.index, gathered.end))
+        begun = cursor.begun(Span(cursor.index, gathered.end, gathered.begun_us))
         self._save(begun)
         self._report.skipped(gathered.skipped)
         return self._attempt(begun, gathered.entries)
@@ -193,15 +204,19 @@ class Delivery:
         return found
 
     def _attempt(self, cursor: Cursor, entries: Sequence[SealedEntry]) -> float:
-        if not entries:
-            self._save(cursor.completed())
-            return 0.0
-        outcome = self._sent(entries)
+        begun_us = cursor.pending[0].begun_us
+        if self._fitting.is_stale(begun_us, now_us := self._wall_us()):
+            cursor = cursor.begun_again(begun_us := now_us)
+            self._save(cursor)
+        fitted = self._fitting.fit(entries, begun_us)
+        if not fitted.entries:
+            return self._completed(cursor, fitted.misfits)
+        outcome = self._sent(fitted.entries)
         match outcome.action:
             case Action.DELIVERED:
-                return self._delivered(cursor, entries, outcome)
+                return self._delivered(cursor, fitted, outcome)
             case Action.BISECT:
-                return self._refused(cursor, entries, outcome)
+                return self._refused(cursor, fitted, outcome)
             case Action.RETRY:
                 return self._retry(outcome)
         return self._pause(outcome)
@@ -213,48 +228,40 @@ class Delivery:
             return Outcome(action=Action.BISECT, status=error.code, reason=str(error))
         return self._destination.send(payload)
 
-    def _delivered(self, cursor: Cursor, entries: Sequence[SealedEntry], outcome: Outcome) -> float:
-        refused = [entries[position] for position in outcome.refused]
-        self._bury(refused, outcome.status)
+    def _delivered(self, cursor: Cursor, fitted: Fitted, outcome: Outcome) -> float:
+        refused = [Misfit(fitted.entries[position], outcome.status) for position in outcome.refused]
         self._failures = self._refused_in_a_row = 0
-        self._save(cursor.completed())
-        self._report.delivered(len(entries) - len(refused), outcome.reason)
+        self._completed(cursor, [*fitted.misfits, *refused])
+        self._report.delivered(len(fitted.entries) - len(refused), outcome.reason)
         if outcome.reason:
             _log.warning("destination_warned", destination=self._terms.name, reason=outcome.reason)
         return 0.0
 
-    def _refused(self, cursor: Cursor, entries: Sequence[SealedEntry], outcome: Outcome) -> float:
+    def _refused(self, cursor: Cursor, fitted: Fitted, outcome: Outcome) -> float:
         self._report.failed(outcome)
+        entries = fitted.entries
         if len(entries) > 1:
             self._save(cursor.bisected(entries[len(entries) // 2].index))
             return 0.0
         if self._refused_in_a_row >= REFUSED_IN_A_ROW:
             return self._pause(outcome)
         self._refused_in_a_row += 1
-        # In this order: a crash in between writes the same letter again, never loses it.
-        self._bury(entries, outcome.status)
+        return self._completed(cursor, [*fitted.misfits, Misfit(entries[0], outcome.status)])
+
+    def _completed(self, cursor: Cursor, misfits: Sequence[Misfit]) -> float:
+        """Write down what was not taken, then move on: a crash in between writes the same letters again."""
+        self._bury(misfits)
         self._save(cursor.completed())
         return 0.0
 
-    def _bury(self, entries: Sequence[SealedEntry], status: str) -> None:
-        if not entries:
+    def _bury(self, misfits: Sequence[Misfit]) -> None:
+        if not misfits:
             return
         now = self._wall_us()
-        self._dead_letters.add(
-            [
-                DeadLetter(
-                    origin=entry.origin,
-                    index=entry.index,
-                    entry_id=entry.entry_id,
-                    organization_id=entry.organization_id,
-                    status=status,
-                    refused_us=now,
-                )
-                for entry in entries
-            ]
-        )
+        self._dead_letters.add([_letter(misfit, now) for misfit in misfits])
         self._report.buried(len(self._dead_letters))
-        _log.error("destination_dead_letter", destination=self._terms.name, entries=len(entries), status=status)
+        for status, count in Counter(misfit.status for misfit in misfits).items():
+            _log.error("destination_dead_letter", destination=self._terms.name, entries=count, status=status)
 
     def _retry(self, outcome: Outcome) -> float:
         self._failures += 1
@@ -302,3 +309,15 @@ class Delivery:
         self._report.change(State.HALTED)
         _log.error("destination_halted", destination=self._terms.name, status=status, reason=reason)
         return self._terms.paused_seconds
+
+
+def _letter(misfit: Misfit, now_us: int) -> DeadLetter:
+    entry = misfit.entry
+    return DeadLetter(
+        origin=entry.origin,
+        index=entry.index,
+        entry_id=entry.entry_id,
+        organization_id=entry.organization_id,
+        status=misfit.status,
+        refused_us=now_us,
+    )

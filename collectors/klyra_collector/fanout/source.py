@@ -21,6 +21,7 @@ from klyra_siem.destination import SealedEntry
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.frame import BodyFrame
     from klyra_audit.format.sections import SectionName
     from klyra_collector.seal.expiry_facts import RetentionFacts
@@ -58,6 +59,31 @@ class Found:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries are delivered, by what they say; an empty set is no condition.
+
+    Attributes:
+        event_types, statuses: exact values.
+        actors: ids. Of an erased actor nobody can say who it was: such an entry is not delivered.
+    """
+
+    event_types: frozenset[str] = frozenset()
+    statuses: frozenset[str] = frozenset()
+    actors: frozenset[str] = frozenset()
+
+    def has(self, document: JsonObject) -> bool:
+        """Say whether an event document fits."""
+        actor = document.get("actor")
+        actor_id = actor.get("id") if isinstance(actor, dict) else None
+        pairs = (
+            (self.event_types, document["event_type"]),
+            (self.statuses, document["status"]),
+            (self.actors, actor_id),
+        )
+        return all(not chosen or value in chosen for chosen, value in pairs)
+
+
 class Entitled(Protocol):
     """Knows whose entries are delivered; see `Entitlement`."""
 
@@ -73,14 +99,18 @@ class Entitled(Protocol):
 class EntrySource:
     """Reads one ledger for one destination. One thread uses it."""
 
-    def __init__(self, reader: LedgerReader, entitled: Entitled, today: Callable[[], int]) -> None:
+    def __init__(
+        self, reader: LedgerReader, entitled: Entitled, today: Callable[[], int], wanted: Wanted | None = None
+    ) -> None:
         """Prepare to read.
 
         Args:
             reader: of the ledger; nobody else uses it.
             entitled: knows whose entries are delivered.
             today: returns the present UTC day since 1970.
+            wanted: which entries; None for all.
         """
+        self._wanted = wanted or Wanted()
         self._reader = reader
         self._entitled = entitled
         self._today = today
@@ -132,7 +162,12 @@ class EntrySource:
         return [self._found(record, _unwanted(record, rules)) for record in records]
 
     def _found(self, record: SealedRecord, reason: str) -> Found:
-        return Found(record.index, None if reason else self._entry(record), reason)
+        if reason:
+            return Found(record.index, None, reason)
+        entry = self._entry(record)
+        return (
+            Found(record.index, entry, "") if self._wanted.has(entry.document) else Found(record.index, None, "filter")
+        )
 
     def _entry(self, record: SealedRecord) -> SealedEntry:
         try:
