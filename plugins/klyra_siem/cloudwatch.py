@@ -1,7 +1,7 @@
 """The destination `cloudwatch`: AWS CloudWatch Logs, PutLogEvents.
 
-Options: `log_group`, `log_stream`, `region`, `create_log_group`, `access_key_id`, `secret_access_key`,
-`session_token`, `profile`, `role_arn`, `external_id` (docs/destinations/cloudwatch.md).
+Options: `log_group`, `log_stream`, `region`, `create_log_group`, `retention_days`, `access_key_id`,
+`secret_access_key`, `session_token`, `profile`, `role_arn`, `external_id` (docs/destinations/cloudwatch.md).
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 
 EXAMPLE: Final = "https://logs.eu-central-1.amazonaws.com"
 OVERHEAD_BYTES: Final = 26  # what each event counts beside its text (API Reference, "PutLogEvents")
+OLDEST_DAYS: Final = 14  # or what the group keeps, if that is less
 LIMITS: Final = Limits(
     entries=5_000,  # 10,000 are allowed
     encoded_bytes=1_000_000,  # 1,048,576 are allowed
     entry_bytes=1_048_576,
     span_seconds=24 * 3600,
-    oldest_seconds=14 * 24 * 3600,
+    oldest_seconds=OLDEST_DAYS * 24 * 3600,
     newest_seconds=2 * 3600,
 )
 
+_RETENTION = range(1, 3654)
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _NS_PER_MS = 1_000_000
 _NS_PER_SECOND = 1_000_000_000
@@ -93,6 +95,7 @@ class Target:
         group: the log group.
         stream: a pattern; `{destination}` and `{date}`, the UTC day of a batch's first event, are replaced.
         makes_group: whether a missing group is made.
+        oldest_days: how old an event may be.
     """
 
     endpoint: str
@@ -100,6 +103,7 @@ class Target:
     group: str
     stream: str
     makes_group: bool
+    oldest_days: int
 
     @classmethod
     def read(cls, settings: CloudSettings, name: str) -> Target:
@@ -114,6 +118,7 @@ class Target:
                 "{destination}", name
             ),
             makes_group=settings.flag("create_log_group", default=False),
+            oldest_days=min(settings.number("retention_days", OLDEST_DAYS, _RETENTION), OLDEST_DAYS),
         )
 
     def stream_of(self, filed_ns: int) -> str:
@@ -135,7 +140,7 @@ class CloudWatch:
     @property
     def limits(self) -> Limits:
         """See `Destination`."""
-        return LIMITS
+        return replace(LIMITS, oldest_seconds=self._target.oldest_days * 24 * 3600)
 
     def measure(self, entry: SealedEntry) -> int:
         """See `Destination`: exactly what CloudWatch Logs counts."""

@@ -1,6 +1,6 @@
 """The destination `google-cloud-logging`: Google Cloud Logging, `entries.write` over REST.
 
-Options: `project`, `log`, `credentials`, `quota_project` (docs/destinations/google-cloud-logging.md).
+Options: `project`, `log`, `retention_days`, `credentials`, `quota_project` (docs/destinations/google-cloud-logging.md).
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from klyra_siem.destination import Destination, DestinationOptions, RecordFormat, SealedEntry
 
 ENDPOINT: Final = "https://logging.googleapis.com"
+RETENTION_DAYS: Final = 30  # of a log bucket, unless it is told otherwise
 LIMITS: Final = Limits(
     entries=1_000,
     encoded_bytes=4_000_000,  # 10 MB are allowed
     entry_bytes=250_000,  # 256 KB are allowed
     span_seconds=None,
-    oldest_seconds=30 * 24 * 3600,  # what a log bucket keeps unless it is told otherwise; older ones vanish
+    oldest_seconds=RETENTION_DAYS * 24 * 3600,
     newest_seconds=24 * 3600,
 )
 
+_RETENTION = range(1, 3651)
 _WHOLE_NUMBERS = 2**53  # of a double, which every number of a `jsonPayload` becomes
 _PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]|(?:[a-z0-9.-]+:)[a-z][a-z0-9-]{4,28}[a-z0-9]"
 _LOG = r"[A-Za-z0-9/_.-]{1,400}"
@@ -55,22 +57,30 @@ def create(options: DestinationOptions) -> Destination:
     endpoint = settings.endpoint(ENDPOINT)
     project = settings.text("project", "my-project", _PROJECT)
     log = settings.text("log", "klyra.com/audit", _LOG, "klyra.com/audit")
+    retention_days = settings.number("retention_days", RETENTION_DAYS, _RETENTION)
     key, quota_project = settings.optional("credentials"), settings.optional("quota_project")
     settings.finish()
     redaction = Redaction((key,))
     tokens = GoogleTokens(options, key, redaction)
     return GoogleCloudLogging(
-        options, f"{endpoint}/v2/entries:write", Log(project, log, quota_project), tokens, redaction
+        options, f"{endpoint}/v2/entries:write", Log(project, log, quota_project, retention_days), tokens, redaction
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Where entries go, and whose quota it counts against: the project's own unless another is named."""
+    """Where entries go.
+
+    Attributes:
+        project, name: of the log.
+        quota_project: whose quota it counts against; None for the project's own.
+        retention_days: of its bucket; what is older than that when it arrives vanishes.
+    """
 
     project: str
     name: str
     quota_project: str | None = None
+    retention_days: int = RETENTION_DAYS
 
     def request(self, entries: bytes, *, dry_run: bool) -> bytes:
         """Return a request for some entries, a JSON array."""
@@ -102,7 +112,7 @@ class GoogleCloudLogging:
     @property
     def limits(self) -> Limits:
         """See `Destination`."""
-        return LIMITS
+        return replace(LIMITS, oldest_seconds=self._log.retention_days * 24 * 3600)
 
     def measure(self, entry: SealedEntry) -> int:
         """See `Destination`: exactly the entry and its comma."""

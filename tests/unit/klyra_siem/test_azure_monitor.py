@@ -254,6 +254,7 @@ class TestFailures:
         [
             (refused(429, "RequestLimitExceeded", **{"Retry-After": "30"}), Action.RETRY, "429"),
             (refused(400, "InvalidRecord", "bad"), Action.BISECT, "400"),
+            (refused(400, "RecordsTimeRangeIsMoreThan30Minutes"), Action.BISECT, "400"),
             (refused(400, "InvalidStream", "not in the rule"), Action.PAUSE, "400"),
             (refused(403, "OperationFailed", "no access"), Action.PAUSE, "403"),
             (refused(404, "NotFound"), Action.PAUSE, "404"),

@@ -39,7 +39,7 @@ def test_the_example_makes_a_destination(kind) -> None:
 def test_every_option_is_explained(kind) -> None:
     """The table of options holds those that the module asks for, and no other."""
     module = Path(FACTORIES[kind].__code__.co_filename).read_text()
-    asked = set(re.findall(r"settings\.(?:text|optional|flag)\(\s*\"(\w+)\"", module))
+    asked = set(re.findall(r"settings\.(?:text|optional|flag|number)\(\s*\"(\w+)\"", module))
     table = (PAGES / f"{kind}.md").read_text().partition("## Options")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == asked

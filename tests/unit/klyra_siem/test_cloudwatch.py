@@ -364,6 +364,7 @@ class TestSettings:
             ({"region": None}, "region"),
             ({"region": "nowhere"}, "region"),
             ({"create_log_group": "yes"}, "create_log_group"),
+            ({"retention_days": 0}, "retention_days"),
             ({"secret_access_key": None}, "access_key_id and secret_access_key"),
             ({"log_groop": "x"}, "log_groop"),
         ],
@@ -375,6 +376,12 @@ class TestSettings:
             create(options("https://example.com", chosen))
         told = str(caught.value) + caught.value.remedy
         assert (caught.value.code, named in told, far.SECRET in told) == ("bad_destination", True, False)
+
+    @pytest.mark.parametrize(("days", "oldest"), [(1, 1), (14, 14), (400, 14)])
+    def test_a_group_that_keeps_little(self, days, oldest) -> None:
+        """What the group would drop is told apart before it is sent; more than 14 days AWS takes from no one."""
+        with contextlib.closing(create(options("https://example.com", SETTINGS | {"retention_days": days}))) as made:
+            assert made.limits.oldest_seconds == oldest * 86400
 
     @pytest.mark.parametrize(
         "endpoint",

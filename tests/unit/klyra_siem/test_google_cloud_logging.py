@@ -388,6 +388,7 @@ class TestSettings:
             ({"credentials": '{"type": "external_account"}'}, "key of a service account"),
             ({"credentials": "[]"}, "key of a service account"),
             ({"logs": "x"}, "logs"),
+            ({"retention_days": "30"}, "retention_days"),
         ],
     )
     def test_what_is_wrong_is_named(self, account, settings, named) -> None:
@@ -398,3 +399,10 @@ class TestSettings:
             create(options(google_cloud_logging.ENDPOINT, chosen))
         told = str(caught.value) + caught.value.remedy
         assert (caught.value.code, named in told, "PRIVATE KEY" in told) == ("bad_destination", True, False)
+
+    def test_a_bucket_that_keeps_more_or_less(self, account) -> None:
+        """The window of time follows from it: outside of it Google says that all is well and stores nothing."""
+        chosen = {"project": far.PROJECT, "credentials": account.key_file(), "retention_days": 400}
+        with contextlib.closing(create(options(google_cloud_logging.ENDPOINT, chosen))) as made:
+            assert made.limits.oldest_seconds == 400 * 86400
+        assert LIMITS.oldest_seconds == 30 * 86400
