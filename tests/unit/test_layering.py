@@ -36,12 +36,13 @@ STAGES = {
     "witness": {"seal", "publish", "registry"},
     "fanout": {"seal", "store", "registry"},
     "query": {"seal", "store", "registry", "publish", "verify"},
+    "reconcile": {"fanout"},
     "rebuild": {"verify", "seal"},
     "supervise": {"registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"},
     "demo": {"registry", "supervise"},
     "cli": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
-        *("rebuild", "supervise", "demo"),
+        *("reconcile", "rebuild", "supervise", "demo"),
     },
 }
 VERIFY_MAY_IMPORT = {"klyra_audit.format", "klyra_collector.verify", "cryptography", "orjson"}

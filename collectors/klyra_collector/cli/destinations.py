@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from klyra_audit.errors import KlyraError
+from klyra_collector.cli import destination_reconcile
 from klyra_collector.cli.administration import (
     COULD_NOT,
     DEFAULT_DATA,
@@ -236,3 +237,7 @@ def _verdict(one: DestinationSettings, outcome: Outcome) -> str:
     if outcome.action is Action.RETRY:
         return f"{one.name} cannot take entries now: {said}"
     return f"{one.name} refuses us: {said}"
+
+
+# What other files add stands behind the commands of this one in --help.
+destination_reconcile.add_to(app)

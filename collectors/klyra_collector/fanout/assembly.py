@@ -20,6 +20,7 @@ from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
 from klyra_collector.fanout.fitting import WhenTooOld
 from klyra_collector.fanout.kinds import make_destination
 from klyra_collector.fanout.ledger_position import LedgerPosition
+from klyra_collector.fanout.orders import Orders
 from klyra_collector.fanout.report import Report
 from klyra_collector.fanout.signing import destination_key
 from klyra_collector.fanout.source import EntrySource, Wanted
@@ -137,12 +138,11 @@ def _delivery(
     one: DestinationSettings, around: Surroundings, registry: Registry, disk: Disk, key: RecordKey | None
 ) -> Delivery:
     data, wall_us = around.data, around.wall_us
-    entitlement = Entitlement(registry, Policies.load(), wanted=one.organizations, org_salt=lambda: _org_salt(data))
+    entitlement = _entitlement(one, registry, data)
     entitlement.check(one.name)
     destination = build_destination(one, key)
     reader = LedgerReader(data.ledger)  # its own: readers are of one thread
-    wanted = Wanted(frozenset(one.event_types), frozenset(one.statuses), frozenset(one.actors))
-    source = EntrySource(reader, entitlement, lambda: day_of(wall_us()), wanted)
+    source = _source(one, reader, entitlement, wall_us)
     dead_letters = DeadLetters(data.cursors, one.name, disk)
     begun = DestinationStatus(
         name=one.name, kind=one.kind, endpoint=one.endpoint, skipped={}, dead_letters=len(dead_letters)
@@ -159,11 +159,30 @@ def _delivery(
         source=source,
         ledger=LedgerPosition(reader, from_end=one.start == "end"),
         cursor_file=CursorFile(data.cursors, one.name, disk),
+        orders=Orders(data.cursors, one.name, disk),
         dead_letters=dead_letters,
         report=Report(data.cursors, begun, wall_us),
         backoff=Backoff(),
         wall_us=wall_us,
     )
+
+
+def destination_source(
+    one: DestinationSettings, data: DataDirectory, registry: Registry, reader: LedgerReader, wall_us: Callable[[], int]
+) -> EntrySource:
+    """Return what of a ledger a destination is to have, as its delivery reads it; errors as `EntrySource.read`."""
+    return _source(one, reader, _entitlement(one, registry, data), wall_us)
+
+
+def _entitlement(one: DestinationSettings, registry: Registry, data: DataDirectory) -> Entitlement:
+    return Entitlement(registry, Policies.load(), wanted=one.organizations, org_salt=lambda: _org_salt(data))
+
+
+def _source(
+    one: DestinationSettings, reader: LedgerReader, entitlement: Entitlement, wall_us: Callable[[], int]
+) -> EntrySource:
+    wanted = Wanted(frozenset(one.event_types), frozenset(one.statuses), frozenset(one.actors))
+    return EntrySource(reader, entitlement, lambda: day_of(wall_us()), wanted)
 
 
 def _limits(one: DestinationSettings, own: Limits) -> Limits:
