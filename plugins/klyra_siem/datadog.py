@@ -18,6 +18,7 @@ from klyra_siem.errors import BadDestination
 from klyra_siem.http_sending import (
     JSON,
     Answer,
+    EncodedOnce,
     HttpSender,
     collector_of,
     milliseconds,
@@ -114,6 +115,7 @@ class Datadog:
         self._compression = options.compression
         self._settings = settings
         self._member = record_member(options.record.name)
+        self._encoded = EncodedOnce(self._log, 2 * LIMITS.encoded_bytes)
         self._sender = HttpSender(options, (settings.api_key,))
 
     @property
@@ -123,11 +125,11 @@ class Datadog:
 
     def measure(self, entry: SealedEntry) -> int:
         """See `Destination`: exactly the log and its comma."""
-        return len(self._log(entry)) + 1
+        return len(self._encoded.one(entry)) + 1
 
     def encode(self, entries: Sequence[SealedEntry]) -> Payload:
         """See `Destination`."""
-        logs = b"[" + b",".join(self._log(entry) for entry in entries) + b"]"
+        logs = b"[" + b",".join(self._encoded.batch(entries)) + b"]"
         return packed(logs, self._compression, {"Content-Type": JSON, "Accept": JSON})
 
     def send(self, payload: Payload) -> Outcome:

@@ -16,9 +16,9 @@ from klyra_siem.destination import Payload
 from klyra_siem.outcome import Action, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from klyra_siem.destination import DestinationOptions
+    from klyra_siem.destination import DestinationOptions, SealedEntry
 
 JSON: Final = "application/json"
 
@@ -83,6 +83,46 @@ class HttpSender:
         self._requests.close()
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self._quiet)
+
+
+class EncodedOnce:
+    """Keeps what was encoded to be measured until it is sent: signing and compressing are what an entry costs.
+
+    An entry is known by its identity: one that was read from the ledger again, which may have been erased in between,
+    is encoded again.
+
+    Args:
+        encode: returns the bytes of one entry.
+        most_bytes: to keep; then all is forgotten.
+    """
+
+    def __init__(self, encode: Callable[[SealedEntry], bytes], most_bytes: int) -> None:
+        self._encode = encode
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._kept: dict[int, tuple[SealedEntry, bytes]] = {}
+
+    def one(self, entry: SealedEntry) -> bytes:
+        """Return an entry's bytes."""
+        kept = self._kept.get(id(entry))
+        if kept is not None:
+            return kept[1]  # the entry is held, so that its identity is nobody else's
+        encoded = self._encode(entry)
+        if self._bytes + len(encoded) > self._most_bytes:
+            self._forget()
+        self._kept[id(entry)] = (entry, encoded)
+        self._bytes += len(encoded)
+        return encoded
+
+    def batch(self, entries: Sequence[SealedEntry]) -> list[bytes]:
+        """Return the bytes of a batch's entries, and forget all."""
+        encoded = [self.one(entry) for entry in entries]
+        self._forget()
+        return encoded
+
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._bytes = 0
 
 
 class _Quiet(logging.Filter):

@@ -14,7 +14,7 @@ import orjson
 
 from klyra_siem.cloud_settings import CloudSettings
 from klyra_siem.destination import Limits, Payload
-from klyra_siem.http_sending import JSON, Answer, HttpSender, collector_of, milliseconds, packed
+from klyra_siem.http_sending import JSON, Answer, EncodedOnce, HttpSender, collector_of, milliseconds, packed
 from klyra_siem.outcome import Action, Outcome
 from klyra_siem.splunk_acknowledgement import CHANNEL_HEADER, Acknowledgements, Channel, RealTimer
 from klyra_siem.splunk_answers import NEARLY_FULL, acknowledgement_id, of_events, of_no_data
@@ -104,6 +104,7 @@ class SplunkHec:
         self._timer = timer
         self._headers = {"Authorization": f"Splunk {settings.token}"}
         self._sender = HttpSender(options, (settings.token,))
+        self._encoded = EncodedOnce(self._event, 2 * LIMITS.encoded_bytes)
         self._channel = Channel.draw()
         self._slow_down_seconds = 0.0
         self._is_in_doubt = False
@@ -125,11 +126,11 @@ class SplunkHec:
 
     def measure(self, entry: SealedEntry) -> int:
         """See `Destination`: exactly the event and its line break."""
-        return len(self._event(entry)) + 1
+        return len(self._encoded.one(entry)) + 1
 
     def encode(self, entries: Sequence[SealedEntry]) -> Payload:
         """See `Destination`."""
-        return packed(b"\n".join(self._event(entry) for entry in entries), self._compression, {"Content-Type": JSON})
+        return packed(b"\n".join(self._encoded.batch(entries)), self._compression, {"Content-Type": JSON})
 
     def send(self, payload: Payload) -> Outcome:
         """See `Destination`: with acknowledgement, waits until the indexers have the batch or time is up.

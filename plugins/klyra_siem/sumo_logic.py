@@ -18,6 +18,7 @@ from klyra_siem.destination import Limits
 from klyra_siem.errors import BadDestination
 from klyra_siem.http_sending import (
     Answer,
+    EncodedOnce,
     HttpSender,
     collector_of,
     not_from,
@@ -78,6 +79,7 @@ class SumoLogic:
         self._url = options.endpoint
         self._headers = headers
         self._host = host
+        self._encoded = EncodedOnce(self._line, 2 * LIMITS.encoded_bytes)
         self._sender = HttpSender(options, parts_of_secret_url(options.endpoint))
 
     @property
@@ -87,11 +89,11 @@ class SumoLogic:
 
     def measure(self, entry: SealedEntry) -> int:
         """See `Destination`: exactly the line and its end."""
-        return len(self._line(entry)) + 1
+        return len(self._encoded.one(entry)) + 1
 
     def encode(self, entries: Sequence[SealedEntry]) -> Payload:
         """See `Destination`: a line for each entry."""
-        content = b"".join(self._line(entry) + b"\n" for entry in entries)
+        content = b"".join(line + b"\n" for line in self._encoded.batch(entries))
         headers = {"Content-Type": _TEXT, **self._headers}
         host = self._host or (collector_of(entries[0].origin) if entries else "")
         if host:

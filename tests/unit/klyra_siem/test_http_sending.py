@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 
 import pytest
 
 from klyra_siem.http_sending import (
     Answer,
+    EncodedOnce,
     HttpSender,
     collector_of,
     milliseconds,
@@ -16,7 +18,7 @@ from klyra_siem.http_sending import (
     record_member,
 )
 from klyra_siem.outcome import Action, Outcome
-from support.siem.cloud import options
+from support.siem.cloud import entry, options
 from support.siem.cloud_server import Reply, serving
 
 SECRET = "a-token-that-nobody-may-see"
@@ -93,6 +95,36 @@ def test_packed() -> None:
     assert payload.content[4:8] == b"\0\0\0\0"  # no time of day (RFC 1952, MTIME)
     assert payload.headers == {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
     assert packed(b"lines", "none", {"Content-Type": "text/plain"}).headers == {"Content-Type": "text/plain"}
+
+
+class TestEncodedOnce:
+    """An entry that is measured and sent is encoded once."""
+
+    def test_once(self) -> None:
+        """Until it is sent; a second attempt reads it from the ledger again."""
+        calls: list[str] = []
+        items = [entry(number) for number in range(3)]
+        encoded = EncodedOnce(lambda item: calls.append(item.entry_id) or b"x", 1000)
+        for item in (*items, *items):
+            assert encoded.one(item) == b"x"
+        assert encoded.batch(items) == [b"x"] * 3
+        assert calls == [item.entry_id for item in items]
+        encoded.batch(items[:1])
+        assert len(calls) == 4
+
+    def test_an_entry_that_was_read_again_is_another_one(self) -> None:
+        """Of the same id: what was erased in between must not be sent out of memory."""
+        item = entry(1)
+        erased = dataclasses.replace(item, redacted=("actor",))
+        encoded = EncodedOnce(lambda given: repr(given.redacted).encode(), 1000)
+        assert encoded.one(item) != encoded.batch([erased])[0]
+
+    def test_it_does_not_grow(self) -> None:
+        """Entries that are measured and never sent are forgotten."""
+        encoded = EncodedOnce(lambda _: bytes(100), 1000)
+        for number in range(100):
+            encoded.one(entry(number))
+        assert len(encoded._kept) <= 10
 
 
 def test_small_things() -> None:
