@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from klyra_audit import timestamps
+from klyra_siem.formats import NAMES, record_format
+from klyra_siem.formats.reading import compare, find_copy
 from support.delivering import Bench
 from support.records import BUSINESS, STARTUP, record, submission
 from support.sealing import MIDSUMMER_US, SetClock, open_ledger
@@ -106,3 +109,21 @@ def test_nothing_is_lost(kind, faults, poisoned, crash_after) -> None:
     assert len(received) <= COUNT + BATCH * unconfirmed
     first = list(dict.fromkeys(received))
     assert first == [name for name in ids if name in set(received)], "in the ledger's order"
+
+
+@pytest.mark.parametrize("written", NAMES)
+@pytest.mark.parametrize("kind", sorted(INTAKES))
+def test_what_is_there_can_be_verified(tmp_path, kind, written) -> None:
+    """What a search gives there holds, and shows, what the ledger commits to, in every format."""
+    ids = sealed(tmp_path)
+    with INTAKES[kind](record=record_format(written, None)) as intake:
+        if isinstance(intake.service, StrictIntake):
+            intake.service.now = MIDSUMMER_US / 1e6
+        with delivering(tmp_path, intake) as bench:
+            bench.deliver()
+        copies = [find_copy(row) for row in json.loads(json.dumps(intake.rows()))]
+        assert not getattr(intake.service, "complaints", [])
+    assert [copy.entry_id for copy, _ in copies] == ids
+    assert {copy.mismatch() for copy, _ in copies} == {""}
+    for copy, told in copies:
+        compare(copy, told)
