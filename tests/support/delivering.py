@@ -12,9 +12,10 @@ from klyra_collector.data_directory import DataDirectory
 from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus, read_statuses
 from klyra_collector.fanout.cursor import CursorFile
-from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
+from klyra_collector.fanout.delivery import Delivery, DeliveryTerms, Files
 from klyra_collector.fanout.fitting import WhenTooOld
 from klyra_collector.fanout.ledger_position import LedgerPosition
+from klyra_collector.fanout.orders import Orders
 from klyra_collector.fanout.report import Report
 from klyra_collector.fanout.source import EntrySource, Wanted
 from klyra_collector.seal.durable import Disk
@@ -82,6 +83,7 @@ class Bench:
         self.source = EntrySource(self.reader, self, lambda: self.today, wanted)
         self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)
         self.cursor_file = CursorFile(self.data.cursors, NAME, self.disk)
+        self.orders = Orders(self.data.cursors, NAME, self.disk)
         begun = DestinationStatus(name=NAME, kind="otlp", endpoint="", skipped={})
         self.delivery = Delivery(
             DeliveryTerms(
@@ -90,8 +92,7 @@ class Bench:
             destination=destination,
             source=self.source,
             ledger=LedgerPosition(self.reader, from_end=from_end),
-            cursor_file=self.cursor_file,
-            dead_letters=self.dead_letters,
+            files=Files(self.cursor_file, self.orders, self.dead_letters),
             report=Report(self.data.cursors, begun, lambda: self.now_us),
             backoff=Backoff(draw=lambda: 1.0),
             wall_us=lambda: self.now_us,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.cli import destination_reconcile
+from klyra_collector.cli import destination_orders, destination_reconcile
 from klyra_collector.cli.administration import (
     COULD_NOT,
     DEFAULT_DATA,
@@ -240,4 +240,5 @@ def _verdict(one: DestinationSettings, outcome: Outcome) -> str:
 
 
 # What other files add stands behind the commands of this one in --help.
+destination_orders.add_to(app)
 destination_reconcile.add_to(app)

@@ -15,7 +15,7 @@ from klyra_collector.backoff import Backoff
 from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus
 from klyra_collector.fanout.cursor import CursorFile
-from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
+from klyra_collector.fanout.delivery import Delivery, DeliveryTerms, Files
 from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
 from klyra_collector.fanout.fitting import WhenTooOld
 from klyra_collector.fanout.kinds import make_destination
@@ -158,9 +158,7 @@ def _delivery(
         destination=destination,
         source=source,
         ledger=LedgerPosition(reader, from_end=one.start == "end"),
-        cursor_file=CursorFile(data.cursors, one.name, disk),
-        orders=Orders(data.cursors, one.name, disk),
-        dead_letters=dead_letters,
+        files=Files(CursorFile(data.cursors, one.name, disk), Orders(data.cursors, one.name, disk), dead_letters),
         report=Report(data.cursors, begun, wall_us),
         backoff=Backoff(),
         wall_us=wall_us,

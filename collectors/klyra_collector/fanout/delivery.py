@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from klyra_collector.fanout.cursor import CursorFile
     from klyra_collector.fanout.fitting import Fitted
     from klyra_collector.fanout.ledger_position import LedgerPosition
+    from klyra_collector.fanout.orders import Orders, Pause
     from klyra_collector.fanout.report import Report
     from klyra_collector.fanout.source import EntrySource, Found
     from klyra_siem.destination import Destination, Limits, SealedEntry
 
 IDLE_SECONDS: Final = 0.1
+ORDER_SECONDS: Final = 1.0  # how long an operator's word may wait
 LEAST_READ: Final = 64
 READ_RECORDS: Final = 1000
 GATHERED_RECORDS: Final = 50_000  # looked at for one batch at most
@@ -66,6 +68,21 @@ class DeliveryTerms:
     paused_seconds: float = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a destination has on disk beside its status.
+
+    Attributes:
+        cursor: where it stands.
+        orders: what an operator wants of it.
+        dead_letters: what it will never take.
+    """
+
+    cursor: CursorFile
+    orders: Orders
+    dead_letters: DeadLetters
+
+
 class Delivery:
     """Moves one destination along the ledger. One thread runs it; it shares nothing with others."""
 
@@ -76,8 +93,7 @@ class Delivery:
         destination: Destination,
         source: EntrySource,
         ledger: LedgerPosition,
-        cursor_file: CursorFile,
-        dead_letters: DeadLetters,
+        files: Files,
         report: Report,
         backoff: Backoff,
         wall_us: Callable[[], int],
@@ -87,8 +103,9 @@ class Delivery:
         self._fitting = Fitting(terms.limits, terms.when_too_old, destination.measure)
         self._source = source
         self._ledger = ledger
-        self._file = cursor_file
-        self._dead_letters = dead_letters
+        self._file = files.cursor
+        self._orders = files.orders
+        self._dead_letters = files.dead_letters
         self._report = report
         self._backoff = backoff
         self._wall_us = wall_us
@@ -104,8 +121,7 @@ class Delivery:
         while not stop.is_set():
             wait = self._guarded_step()
             self._report.publish_before(wait)
-            if wait > 0:
-                stop.wait(wait)
+            self._wait(stop, wait)
         self._destination.close()
         self._report.change(State.STOPPED)
 
@@ -116,6 +132,9 @@ class Delivery:
             RetryLater: the ledger or the registry cannot be read now.
             Halted: the ledger or the cursor is not as it must be; nothing was sent.
         """
+        pause = self._orders.paused()
+        if pause is not None:
+            return self._stand_still(pause)
         cursor = self._begin()
         if cursor is None:
             return IDLE_SECONDS
@@ -130,12 +149,32 @@ class Delivery:
             return 0.0
         return self._next_shard(cursor)
 
+    # What an operator wants
+
+    def _wait(self, stop: threading.Event, seconds: float) -> None:
+        """Wait, but no longer than until an operator has ordered something."""
+        until = time.monotonic() + seconds
+        before = self._orders.stamps()
+        while (left := until - time.monotonic()) > 0 and self._orders.stamps() == before:
+            if stop.wait(min(left, ORDER_SECONDS)):
+                return
+
+    def _stand_still(self, pause: Pause) -> float:
+        self._failures = 0
+        self._report.stands_still(pause.reason)
+        return self._terms.paused_seconds
+
     # What is next
 
     def _begin(self) -> Cursor | None:
         """Return the cursor; None while the ledger has no records."""
         if self._cursor is None:
             self._cursor = self._saved = self._file.load()
+        replay = self._orders.replay_from()
+        if replay is not None:
+            self._save(self._ledger.checked(replay))  # before the order is forgotten
+            self._orders.replay_done()
+            _log.info("destination_replays", destination=self._terms.name, log=replay.origin, index=replay.index)
         if self._cursor is None:
             first = self._ledger.first()
             if first is not None:

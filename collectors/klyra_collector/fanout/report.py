@@ -61,6 +61,11 @@ class Report:
         error = f"{outcome.status}: {outcome.reason}" if outcome.reason else outcome.status
         self._status = replace(self._status, retried=self._status.retried + 1, error=error, error_us=self._wall_us())
 
+    def stands_still(self, reason: str) -> None:
+        """Note that an operator has paused it."""
+        self._status = replace(self._status, error=f"operator: {reason}", error_us=self._wall_us())
+        self.change(State.PAUSED)
+
     def buried(self, dead_letters: int) -> None:
         """Note how many dead letters are on file."""
         self._status = replace(self._status, dead_letters=dead_letters)
