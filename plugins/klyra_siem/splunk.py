@@ -32,7 +32,7 @@ SLOW_DOWN_SECONDS: Final = 5.0
 
 # Splunk Enterprise takes far more unless `limits.conf` says less; large requests make its queues uneven.
 LIMITS: Final = Limits(
-    entries=5_000,
+    entries=1_000,
     encoded_bytes=1_000_000,
     entry_bytes=None,
     span_seconds=None,

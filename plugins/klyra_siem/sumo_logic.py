@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VENDOR: Final = "Sumo Logic HTTP source"
 LIMITS: Final = Limits(
-    entries=5_000,
+    entries=1_000,
     encoded_bytes=900_000,  # 1 MB is allowed
     entry_bytes=64_000,  # what is longer is sliced at 64 KB, and no slice can be verified
     span_seconds=None,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 IDLE_SECONDS: Final = 0.1
 ORDER_SECONDS: Final = 1.0  # how long an operator's word may wait
 LEAST_READ: Final = 64
+MOST_READ: Final = 256  # for a batch at once: what does not fit into it was read in vain
 READ_RECORDS: Final = 1000
 GATHERED_RECORDS: Final = 50_000  # looked at for one batch at most
 REFUSED_IN_A_ROW: Final = 100  # then it is not the entries
@@ -187,7 +188,7 @@ class Delivery:
     def _gather(self, cursor: Cursor) -> Gathering:
         gathered = Gathering(self._terms.limits, cursor.index, begun_us=self._wall_us())
         while gathered.end - cursor.index < GATHERED_RECORDS:
-            limit = max(LEAST_READ, self._terms.limits.entries + 1 - len(gathered.entries))
+            limit = min(MOST_READ, max(LEAST_READ, self._terms.limits.entries + 1 - len(gathered.entries)))
             records = self._source.read_on(cursor.origin, gathered.end, limit)
             for found in records:
                 if not self._add(gathered, found):
