@@ -13,7 +13,7 @@ from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.store.elasticsearch.bulk import BulkWriter
-from klyra_collector.store.elasticsearch.connection import connect, parse, probe
+from klyra_collector.store.elasticsearch.connection import ClusterUrl, connect, parse, probe
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
 from klyra_collector.store.elasticsearch.documents import MetadataFields
 from klyra_collector.store.elasticsearch.endpoint import BulkClient, ExistingDocuments
@@ -23,7 +23,7 @@ from klyra_collector.store.elasticsearch.ledger_index import LedgerCopy
 from klyra_collector.store.elasticsearch.lines import DocumentLines
 from klyra_collector.store.elasticsearch.operations import Operations
 from klyra_collector.store.elasticsearch.pace import Pace
-from klyra_collector.store.elasticsearch.privileges import check_writer
+from klyra_collector.store.elasticsearch.privileges import check_sweeper, check_writer
 from klyra_collector.store.elasticsearch.quarantine_reader import ElasticsearchQuarantine
 from klyra_collector.store.elasticsearch.searchable import Present, Searchable
 from klyra_collector.store.elasticsearch.streams import Streams
@@ -81,17 +81,14 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
         StoreCursorDamaged: the cursor cannot be read.
     """
     with contextlib.ExitStack() as opened:
-        reading, writing, sweeping = _clients(opened, url, settings)
-        flavor = probe(reading).flavor
-        if settings.write_url is not None:
-            check_writer(writing, flavor=flavor)
+        streams = Streams.of(Policies.load(), settings.dedicated_streams)
+        reading, writing, sweeping = _clients(opened, url, settings, streams)
         disk = opened.enter_context(contextlib.closing(Disk()))
         reader = opened.enter_context(contextlib.closing(LedgerReader(around.data.ledger)))  # readers are of one thread
         around.data.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
         dead_letters = DeadLetters(around.data.cursors, NAME, disk)
         bulk = _bulk(opened, writing, reading, settings)
         health = Health(_sources(opened, around, reading, dead_letters), bulk)
-        streams = Streams.of(Policies.load(), settings.dedicated_streams)
         fields = metadata_fields()
         operations = Operations(
             sweeping, _bulk(opened, sweeping, sweeping, settings), BulkClient(sweeping), streams, fields
@@ -111,17 +108,31 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
 
 
 def _clients(
-    opened: contextlib.ExitStack, url: str, settings: ElasticsearchSettings
+    opened: contextlib.ExitStack, url: str, settings: ElasticsearchSettings, streams: Streams
 ) -> tuple[Elasticsearch, Elasticsearch, Elasticsearch]:
-    """Return the clients that read, write and sweep; without a key of its own each has the one before it."""
-    places = [("store.url", url)]
-    for setting, given in (("write_url", settings.write_url), ("sweep_url", settings.sweep_url)):
-        places.append(places[-1] if given is None else (f"store.elasticsearch.{setting}", given))
-    reading, writing, sweeping = (
-        opened.enter_context(contextlib.closing(connect(parse(given, setting), setting, compress=False)))
-        for setting, given in places
-    )
+    """Return the clients that read, write and sweep, whose keys may do that and the writer's nothing else.
+
+    Without a key of its own each has the one before it, which then has too little or too much to be accepted; only a
+    cluster without security is written to with one URL.
+    """
+    reading, reading_url = _client(opened, url, "store.url")
+    flavor = probe(reading).flavor
+    writing, writing_url = reading, reading_url
+    if settings.write_url is not None:
+        writing, writing_url = _client(opened, settings.write_url, "store.elasticsearch.write_url")
+    if writing_url.has_credentials:
+        check_writer(writing, streams.of_plans(), flavor)
+    sweeping, sweeping_url = writing, writing_url
+    if settings.sweep_url is not None:
+        sweeping, sweeping_url = _client(opened, settings.sweep_url, "store.elasticsearch.sweep_url")
+    if sweeping_url.has_credentials:
+        check_sweeper(sweeping)
     return reading, writing, sweeping
+
+
+def _client(opened: contextlib.ExitStack, url: str, setting: str) -> tuple[Elasticsearch, ClusterUrl]:
+    cluster = parse(url, setting)
+    return opened.enter_context(contextlib.closing(connect(cluster, setting, compress=False))), cluster
 
 
 def _bulk(

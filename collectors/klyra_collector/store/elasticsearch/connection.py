@@ -70,6 +70,11 @@ class ClusterUrl:
         """The hosts, as messages name them."""
         return ", ".join(self.hosts)
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether we say who we are; a cluster without security needs none."""
+        return self.api_key is not None or self.user is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
