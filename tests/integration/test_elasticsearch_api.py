@@ -207,3 +207,11 @@ def test_quarantined_input(answers: Answers) -> None:
 def test_readiness(answers: Answers) -> None:
     """Both say that they can be asked."""
     assert answers.both(lambda client: client.get("/readyz").status_code) == 200
+
+
+def test_metrics(answers: Answers) -> None:
+    """What was written, and how far the store is behind, can be watched."""
+    shown = httpx.get(f"{answers.elasticsearch}/metrics").text
+    figures = dict(line.rsplit(" ", 1) for line in shown.splitlines() if line and not line.startswith("#"))
+    assert float(figures['klyra_store_writing{what="stored"}']) >= EVENTS
+    assert float(figures['klyra_follower_lag_entries{follower="store"}']) >= 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from klyra_collector.config import Settings
     from klyra_collector.store.quarantined import QuarantineStore
@@ -21,10 +21,12 @@ class Answering:
     Attributes:
         entries: are searched here.
         quarantine: quarantined input is listed here.
+        writing: what became of what its follower wrote; nothing for the embedded store.
     """
 
     entries: Store
     quarantine: QuarantineStore
+    writing: Callable[[], Mapping[str, int]] = dict
 
 
 @contextlib.contextmanager
@@ -38,12 +40,14 @@ def answering(settings: Settings) -> Iterator[Answering]:
     """
     if settings.store.is_elasticsearch:
         from klyra_collector.store.elasticsearch.connection import connect, parse  # noqa: PLC0415 - as configured
+        from klyra_collector.store.elasticsearch.counting import read_counts  # noqa: PLC0415
         from klyra_collector.store.elasticsearch.quarantine_reader import ElasticsearchQuarantine  # noqa: PLC0415
         from klyra_collector.store.elasticsearch.reader import ElasticsearchReader  # noqa: PLC0415
 
+        cursors = settings.data_directory.cursors
         with contextlib.closing(connect(parse(settings.store.url or ""))) as client:
-            reader = ElasticsearchReader(client, settings.data_directory.cursors)
-            yield Answering(reader, ElasticsearchQuarantine(client))
+            reader, quarantine = ElasticsearchReader(client, cursors), ElasticsearchQuarantine(client)
+            yield Answering(reader, quarantine, lambda: read_counts(cursors))
         return
     from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415 - as configured
 

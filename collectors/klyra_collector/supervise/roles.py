@@ -292,7 +292,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
             dashboard=resources.folder("dashboards") / "web",
             clock=clock,
             cursor_key=_cursor_key(settings),
-            followers=Followers(LagMeter(reader, stored.entries, clock).measure, meter.measure),
+            followers=Followers(LagMeter(reader, stored.entries, clock).measure, meter.measure, stored.writing),
             public_log=_public_log(settings),
             quarantine=quarantine_of(settings, stored.quarantine),
         )

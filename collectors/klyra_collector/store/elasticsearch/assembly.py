@@ -14,6 +14,7 @@ from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.store.elasticsearch.bulk import BulkWriter
 from klyra_collector.store.elasticsearch.connection import ClusterUrl, connect, parse, probe
+from klyra_collector.store.elasticsearch.counting import Counts
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
 from klyra_collector.store.elasticsearch.documents import MetadataFields
 from klyra_collector.store.elasticsearch.endpoint import BulkClient, ExistingDocuments
@@ -21,6 +22,7 @@ from klyra_collector.store.elasticsearch.following import ElasticsearchStore, Pa
 from klyra_collector.store.elasticsearch.health import Health, Sources
 from klyra_collector.store.elasticsearch.ledger_index import LedgerCopy
 from klyra_collector.store.elasticsearch.lines import DocumentLines
+from klyra_collector.store.elasticsearch.names import FOLLOWER
 from klyra_collector.store.elasticsearch.operations import Operations
 from klyra_collector.store.elasticsearch.pace import Pace
 from klyra_collector.store.elasticsearch.privileges import check_sweeper, check_writer
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.elasticsearch_settings import ElasticsearchSettings
+    from klyra_collector.store.elasticsearch.bulk import BulkObserver
 
-NAME: Final = "elasticsearch"  # of its dead letters
 MOST_RECORDS: Final = 5000  # of one batch, as the follower takes them
 
 
@@ -86,13 +88,13 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
         disk = opened.enter_context(contextlib.closing(Disk()))
         reader = opened.enter_context(contextlib.closing(LedgerReader(around.data.ledger)))  # readers are of one thread
         around.data.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
-        dead_letters = DeadLetters(around.data.cursors, NAME, disk)
-        bulk = _bulk(opened, writing, reading, settings)
+        dead_letters = DeadLetters(around.data.cursors, FOLLOWER, disk)
+        counts = Counts(around.data.cursors)
+        bulk = _bulk(opened, writing, reading, settings, counts)
         health = Health(_sources(opened, around, reading, dead_letters), bulk)
         fields = metadata_fields()
-        operations = Operations(
-            sweeping, _bulk(opened, sweeping, sweeping, settings), BulkClient(sweeping), streams, fields
-        )
+        moving = _bulk(opened, sweeping, sweeping, settings)
+        operations = Operations(sweeping, moving, BulkClient(sweeping), streams, fields)
         parts = Parts(
             bulk=bulk,
             lines=DocumentLines(streams, fields, reader.retention),
@@ -102,7 +104,7 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
             operations=operations,
             sweep=Sweep(sweeping, operations),
             facts=reader.retention,
-            on_idle=health.tell,
+            on_idle=lambda: _tell(health, counts),
         )
         yield ElasticsearchStore(parts, around.data.cursors, disk, dead_letters, wall_us=around.wall_us)
 
@@ -136,11 +138,21 @@ def _client(opened: contextlib.ExitStack, url: str, setting: str) -> tuple[Elast
 
 
 def _bulk(
-    opened: contextlib.ExitStack, writing: Elasticsearch, reading: Elasticsearch, settings: ElasticsearchSettings
+    opened: contextlib.ExitStack,
+    writing: Elasticsearch,
+    reading: Elasticsearch,
+    settings: ElasticsearchSettings,
+    observer: BulkObserver | None = None,
 ) -> BulkWriter:
     pace = Pace(most_bytes=settings.request_bytes, most_in_flight=settings.requests)
-    writer = BulkWriter(BulkClient(writing), ExistingDocuments(reading), pace=pace)
+    writer = BulkWriter(BulkClient(writing), ExistingDocuments(reading), pace=pace, observer=observer)
     return opened.enter_context(contextlib.closing(writer))
+
+
+def _tell(health: Health, counts: Counts) -> None:
+    health.tell()
+    with contextlib.suppress(OSError):  # figures that a full disk does not take must not hold up entries
+        counts.publish()
 
 
 def _sources(

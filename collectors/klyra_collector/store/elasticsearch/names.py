@@ -7,6 +7,7 @@ LEDGER_INDEX = f"{PREFIX}ledger"
 HEALTH_STREAM = f"{PREFIX}health"
 HELD_STREAM = f"{PREFIX}held"
 QUARANTINE_HELD_STREAM = f"{PREFIX}quarantine-held"
+FOLLOWER = "elasticsearch"  # of its dead letters
 
 # Where entries are: of every plan and of every retention policy of its own name, dedicated streams too.
 ENTRY_STREAMS = ",".join(f"{PREFIX}{name}*" for name in ("startup", "business", "enterprise", "held"))
