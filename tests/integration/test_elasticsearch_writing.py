@@ -158,6 +158,18 @@ class TestFollowing:
             if record.control
         ]
 
+    def test_a_clean_stop_leaves_a_whole_copy(self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path) -> None:
+        """What is copied now and then is copied at once when nothing comes after it."""
+        for number in range(3):
+            seal(ledger, log, number)
+        with following(keys, ledger, tmp_path) as store:
+            store.follow()
+            assert keys.copy(log) == []
+            store.store.finish()
+            store.store.finish()
+        (hit,) = keys.copy(log)
+        assert hit["_source"]["size"] == 3
+
     def test_a_copy_of_another_ledger_halts(self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path) -> None:
         """Two ledgers of one name, or a changed copy, are not written over."""
         for number in range(256):

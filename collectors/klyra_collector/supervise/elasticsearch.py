@@ -45,7 +45,8 @@ def follow_into_elasticsearch(settings: Settings, reader: LedgerReader, stop: th
         try:
             with following(settings.store.url or "", settings.store.elasticsearch, around) as store:
                 Follower(reader, store).run(stop)
-        except (RetryLater, Paused) as error:  # only the beginning raises these: the follower itself waits
+                store.finish()
+        except (RetryLater, Paused) as error:  # the beginning and the end raise these: the follower itself waits
             failures += 1
             seconds = backoff.seconds(failures, None)
             _log.warning("store.unreachable", reason=str(error), code=error.code, seconds=round(seconds, 1))

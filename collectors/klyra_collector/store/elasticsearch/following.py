@@ -149,6 +149,15 @@ class ElasticsearchStore:
             self._sweep()
         return False
 
+    def finish(self) -> None:
+        """Write what the ledger's copy lacks of what was applied: nothing comes after it for as long as we are stopped.
+
+        Raises:
+            ElasticsearchBusy, WriterRefused, ClusterRefuses: it is written after the next start.
+            CopyDiffers: see there.
+        """
+        self._complete_copy()
+
     def _store(self, batch: Batch) -> int:
         """Create the documents of a batch and the bundles it completes; return how many documents there must be."""
         found = self._found_applied.get(batch.origin, 0)
@@ -201,10 +210,13 @@ class ElasticsearchStore:
         """Do what is due while following and in between."""
         self._seen(self._parts.searchable.look())
         if self._parts.ledger_copy.is_due():
-            lines = self._parts.ledger_copy.rest()
-            self._copy(lines)
-            self._parts.ledger_copy.written(lines)
+            self._complete_copy()
         self._parts.on_idle()
+
+    def _complete_copy(self) -> None:
+        lines = self._parts.ledger_copy.rest()
+        self._copy(lines)
+        self._parts.ledger_copy.written(lines)
 
     def _seen(self, sizes: Mapping[str, int]) -> None:
         if sizes:
