@@ -37,7 +37,9 @@ STAGES = {
     "fanout": {"seal", "store", "registry"},
     "query": {"seal", "store", "registry", "publish", "verify"},
     "rebuild": {"verify", "seal"},
-    "supervise": {"registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"},
+    "supervise": {
+        *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
+    },
     "demo": {"registry", "supervise"},
     "cli": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),

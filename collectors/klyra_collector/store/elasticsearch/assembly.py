@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from klyra_audit.timestamps import day_of
 from klyra_collector.dead_letters import DeadLetters
@@ -32,7 +32,7 @@ from klyra_collector.store.elasticsearch.streams import Streams
 from klyra_collector.store.elasticsearch.sweep import Sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from elasticsearch import Elasticsearch
 
@@ -51,6 +51,7 @@ class Surroundings:
         data: the data directory.
         destinations: names of the configured ones, for health documents.
         witnessed_s: by when witnesses had cosigned last, seconds since 1970; None without any.
+        self_check: what health documents say of the copy's looking at itself.
         wall_us: present time, microseconds since 1970.
     """
 
@@ -58,6 +59,7 @@ class Surroundings:
     destinations: Sequence[str]
     witnessed_s: Callable[[], int | None]
     wall_us: Callable[[], int]
+    self_check: Callable[[], Mapping[str, Any]] = dict
 
 
 def metadata_fields() -> MetadataFields:
@@ -169,5 +171,6 @@ def _sources(
         waiting=lambda: quarantine.quarantine_backlog(day_of(around.wall_us())).waiting,
         dead_letters=lambda: len(dead_letters),
         witnessed_s=around.witnessed_s,
+        self_check=around.self_check,
         wall_us=around.wall_us,
     )
