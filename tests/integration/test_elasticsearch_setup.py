@@ -137,7 +137,7 @@ class TestCommand:
         assert (refused.returncode, reason in refused.stderr) == (1, True), refused.stderr
 
     def test_organizations_with_streams_of_their_own_are_those_of_the_settings_and_those_given(self, tmp_path) -> None:
-        """One stream for each policy; ids that would share a stream are refused, and so is what is no id."""
+        """One for each policy; ids that would share one, or fit into the pattern of another's role, are refused."""
         settings = {"KLYRA_STORE__ELASTICSEARCH__DEDICATED_STREAMS": '["org_B"]'}
 
         def told(organization_id: str) -> subprocess.CompletedProcess[str]:
@@ -146,7 +146,7 @@ class TestCommand:
         printed = told("org_a").stdout
         for name in ("startup-at-org_a", "enterprise-at-org_a", "startup-at-org_b"):
             assert f"PUT /_data_stream/klyra-audit-{name}\n" in printed
-        for wrong in ("org_b", "acme"):
+        for wrong in ("org_b", "acme", "org_x-at-org_a", "org_x-AT-org_a"):
             refused = told(wrong)
             assert (refused.returncode, "data stream of its own" in refused.stderr) == (1, True)
 

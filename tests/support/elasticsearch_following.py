@@ -28,7 +28,7 @@ from klyra_collector.store.follower import Follower
 from support.entries import TODAY_US
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from elasticsearch import Elasticsearch
 
@@ -75,14 +75,19 @@ class Keys:
 
 
 @contextlib.contextmanager
-def prepared(cluster: Node, folder: Path) -> Iterator[Keys]:
+def prepared(cluster: Node, folder: Path, dedicated: Sequence[str] = ()) -> Iterator[Keys]:
     """Set the cluster up, make keys of our own, and yield clients of all of them."""
     (folder / "password").write_text(cluster.password)
     with contextlib.ExitStack() as opened:
         administrator = opened.enter_context(
             connect(parse(f"{cluster.store_url}?user=elastic&password=file:{folder / 'password'}"))
         )
-        make_ready(administrator, plan(administrator, definitions(POLICIES)), lambda _: None, lambda _: None)
+        make_ready(
+            administrator,
+            plan(administrator, definitions(POLICIES, dedicated=dedicated)),
+            lambda _: None,
+            lambda _: None,
+        )
         clients = [
             opened.enter_context(connect(parse(url), compress=False))
             for url in keyed_urls(administrator, cluster, folder)
@@ -119,7 +124,9 @@ class Following:
 
 
 @contextlib.contextmanager
-def following(keys: Keys, ledger: MemoryLedger, folder: Path, *, batch: int = 5000) -> Iterator[Following]:
+def following(
+    keys: Keys, ledger: MemoryLedger, folder: Path, *, batch: int = 5000, dedicated: Sequence[str] = ()
+) -> Iterator[Following]:
     """Yield a store that follows a ledger, with its cursor in a folder."""
     with contextlib.ExitStack() as opened:
         disk = opened.enter_context(contextlib.closing(Disk()))
@@ -130,7 +137,7 @@ def following(keys: Keys, ledger: MemoryLedger, folder: Path, *, batch: int = 50
         moving = opened.enter_context(
             contextlib.closing(BulkWriter(BulkClient(keys.sweeper), ExistingDocuments(keys.sweeper)))
         )
-        streams, fields = Streams.of(Policies.load()), metadata_fields()
+        streams, fields = Streams.of(Policies.load(), dedicated), metadata_fields()
         operations = Operations(keys.sweeper, moving, BulkClient(keys.sweeper), streams, fields)
         parts = Parts(
             bulk=bulk,

@@ -165,14 +165,19 @@ def _policy(sold: Policies, name: str) -> Retained:
 
 
 def _organizations(given: Sequence[str], data: Path) -> list[str]:
-    """Return organizations that get streams of their own; ids that differ in capitals alone would share one."""
+    """Return organizations that get streams of their own.
+
+    Ids that differ in capitals alone would share one; and whoever may read `klyra-audit-*-at-org_a` must not thereby
+    read what is `org_b-at-org_a`'s.
+    """
     given = (*given, *Settings.load(data=data).store.elasticsearch.dedicated_streams)
     lowered = {organization_id.lower() for organization_id in given}
     for organization_id in given:
-        if not is_organization_id(organization_id) or len(lowered) < len(set(given)):
+        is_ambiguous = len(lowered) < len(set(given)) or names.DEDICATED in organization_id.lower()
+        if is_ambiguous or not is_organization_id(organization_id):
             raise Rejected(
                 f"{organization_id} cannot have a data stream of its own.",
-                remedy="Give ids of organizations, such as org_acme, that differ in more than capitals.",
+                remedy="Give ids of organizations, such as org_acme, without -at-, that differ in more than capitals.",
                 code="bad_organization",
             )
     return sorted(set(given))

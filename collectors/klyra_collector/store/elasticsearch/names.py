@@ -7,6 +7,7 @@ LEDGER_INDEX = f"{PREFIX}ledger"
 HEALTH_STREAM = f"{PREFIX}health"
 HELD_STREAM = f"{PREFIX}held"
 QUARANTINE_HELD_STREAM = f"{PREFIX}quarantine-held"
+DEDICATED = "-at-"  # stands before an organization in the names of its own streams
 FOLLOWER = "elasticsearch"  # of its dead letters
 
 # Where entries are: of every plan and of every retention policy of its own name, dedicated streams too.
@@ -26,4 +27,4 @@ def quarantine_stream(policy: str) -> str:
 
 def dedicated_stream(policy: str, organization_id: str) -> str:
     """Return the data stream for the entries of one organization that has its own; stream names have no capitals."""
-    return f"{PREFIX}{policy}-at-{organization_id.lower()}"
+    return f"{PREFIX}{policy}{DEDICATED}{organization_id.lower()}"
