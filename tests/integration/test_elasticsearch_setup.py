@@ -16,7 +16,7 @@ from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, KeyFileM
 from klyra_collector.store.elasticsearch.condition import Kept, kept
 from klyra_collector.store.elasticsearch.connection import ClusterRefuses, connect, parse, request
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions, flattened
-from klyra_collector.store.elasticsearch.effective import check_templates, make_ready, update_indexes
+from klyra_collector.store.elasticsearch.effective import check_templates, make_ready, outdated_streams, update_indexes
 from klyra_collector.store.elasticsearch.privileges import KeyTooPowerful, KeyTooWeak, check_writer
 from klyra_collector.store.elasticsearch.setup import SetupRefused, State, apply, plan
 
@@ -200,6 +200,9 @@ class TestChanges:
         request(administrator, "PUT", path, earlier)
         for stream in ("klyra-audit-startup", "klyra-audit-held"):
             request(administrator, "POST", f"/{stream}/_rollover")
+        foreseen = outdated_streams(plan(administrator, definitions(POLICIES)))
+        assert {"klyra-audit-startup", "klyra-audit-held"} <= set(foreseen)
+        assert not any("quarantine" in name for name in foreseen)
         apply(administrator, plan(administrator, definitions(POLICIES)), lambda _: None)
         told = set_up(administrator)
         assert [line.split(":")[0] for line in told] == [

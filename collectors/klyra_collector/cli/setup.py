@@ -29,7 +29,7 @@ from klyra_collector.store.elasticsearch import names
 from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, RUNNING, make_keys
 from klyra_collector.store.elasticsearch.connection import ClusterUrl, Flavor, connect, parse, probe
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
-from klyra_collector.store.elasticsearch.effective import make_ready
+from klyra_collector.store.elasticsearch.effective import make_ready, outdated_streams
 from klyra_collector.store.elasticsearch.privileges import check_writer
 from klyra_collector.store.elasticsearch.setup import State, plan
 
@@ -132,11 +132,14 @@ def elasticsearch(
             changes = plan(client, definitions(retained, server.flavor, own))
             _show(changes, everything=dry_run)
             if dry_run:
+                for name in outdated_streams(changes):
+                    answer(f"update  data stream {name}: a new index, if its newest is not what the template says then")
                 return
             make_ready(client, changes, _tell, lambda what: say(f"{'changed':7} {what}"))
             if keys is not None:
                 made = make_keys(client, keys, purposes, flavor=server.flavor, renew=new_keys)
-                _check_keys(cluster, made, server.flavor, [names.entry_stream(one.name) for one in retained])
+                streams = [one.definition.name for one in changes if one.definition.kind == "data stream"]
+                _check_keys(cluster, made, server.flavor, streams)
     answer(f"ready   {sum(change.state is not State.SAME for change in changes)} of {len(changes)} changed")
 
 
