@@ -255,6 +255,18 @@ class TestDocuments:
         victim.id = f"{victim.id}:{victim.source['klyra']['log']}:{victim.source['klyra']['index']}"
         assert not bad(verify())
 
+    @pytest.mark.parametrize("mark", ["~2026:40", "~2026-2:40", "~20900d"])
+    def test_a_document_that_was_written_again(self, victim, verify, mark) -> None:
+        """Its id says for what: an erasure, or more days under a hold."""
+        victim.id += mark
+        assert not bad(verify())
+
+    @pytest.mark.parametrize("mark", ["~", "~x", "~40", "~2026:40~1d", "~20900d\n", "~٤d"])
+    def test_an_id_with_more_than_that(self, victim, verify, mark) -> None:
+        """ALTERED."""
+        victim.id += mark
+        assert bad(verify()) == {V.ALTERED: 1}
+
     def test_kept_too_long(self, server, verify, forge) -> None:
         """OVER_RETAINED, once its day has passed."""
         later = forge.newest.now_us + 3000 * 86_400 * SECOND_US
