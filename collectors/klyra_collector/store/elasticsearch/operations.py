@@ -133,7 +133,8 @@ class Operations:
 
         Args:
             entries: as they are in the ledger, with the sections that are not to be shown.
-            origin, number: shard and index of the ERASURE record, by which the new documents are known.
+            origin: shard of the ERASURE record.
+            number: its index; the new documents are known by both.
         """
         if not entries:
             return
