@@ -36,6 +36,7 @@ _SPECIAL: Final = frozenset(
 _LATEST_NS: Final = 9_223_372_036 * 10**9  # 2262-04-11T23:47:16Z, the last whole second that a date_nanos can say
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
+_REWRITTEN: Final = re.compile(r"~(\d+d|\d{4}(-\d+)?:\d+)\Z", re.ASCII)  # kept for longer; without what was erased
 _HELD: Final = re.compile(r"(\.ds-)?klyra-audit-held(-.*)?")  # what a legal hold keeps is copied there
 
 
@@ -152,7 +153,7 @@ def _contradictions(hit: Hit, log: str, index: int, encoded: bytes) -> Fields:
     }
     organization_id, entry_id = hit.source.get("organization_id"), hit.source.get("id")
     plain = f"{organization_id}:{entry_id}" if isinstance(organization_id, str) and isinstance(entry_id, str) else ""
-    if hit.id not in (plain, f"{plain}:{log}:{index}"):
+    if _REWRITTEN.sub("", hit.id) not in (plain, f"{plain}:{log}:{index}"):
         wrong["_id"] = hit.id
     return wrong
 

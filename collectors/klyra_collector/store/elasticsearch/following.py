@@ -189,7 +189,7 @@ class ElasticsearchStore:
         if not (batch.rewritten or batch.extensions or batch.holds):
             return
         operations = self._parts.operations
-        operations.erase(batch.rewritten, batch.start)
+        operations.erase(batch.rewritten, batch.origin, batch.start)
         for extension in batch.extensions:
             operations.extend(extension)
         for hold in batch.holds:

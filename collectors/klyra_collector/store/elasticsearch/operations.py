@@ -128,19 +128,21 @@ class Operations:
 
         return self._move(_all_of(conditions), placing)
 
-    def erase(self, entries: Sequence[CheckedEntry], number: int) -> None:
+    def erase(self, entries: Sequence[CheckedEntry], origin: str, number: int) -> None:
         """Write entries again without what was erased from them, and delete what held it.
 
         Args:
             entries: as they are in the ledger, with the sections that are not to be shown.
-            number: index of the ERASURE record, by which the new documents are known.
+            origin: shard of the ERASURE record.
+            number: its index; the new documents are known by both.
         """
         if not entries:
             return
         self.refresh()
+        mark = f"~{origin.rpartition('/')[2]}:{number}"
         touched: set[str] = set()
         for entry in entries:
-            touched.update(self._erase(entry, number))
+            touched.update(self._erase(entry, mark))
         if touched:
             self.refresh()
             # What is deleted stays on disk until its segment is merged; this merges those with much of it.
@@ -178,18 +180,18 @@ class Operations:
                 raise _refused(found.result, found.status, found.reason)
         return len(actions)
 
-    def _erase(self, entry: CheckedEntry, number: int) -> Iterator[str]:
+    def _erase(self, entry: CheckedEntry, mark: str) -> Iterator[str]:
         """Write one entry again; yield the indexes in which it stood."""
         record = entry.record
         query = place(record.origin, record.index, record.index + 1)
         standing = [_stored(hit) for hit in self._page(query, None, None, _PAGE)]
-        old = [stored for stored in standing if not stored.id.endswith(f"~{number}")]
+        old = [stored for stored in standing if not stored.id.endswith(mark)]
         if not old:
             return
         klyra = old[0].source["klyra"]
         placing = Placing(policy=klyra["policy"], expire_day=klyra["expire_day"], held=klyra["held"])
         document = entry_document(record, placing, self._fields, entry.erased)
-        identity = f"{old[0].id.partition('~')[0]}~{number}"
+        identity = f"{old[0].id.partition('~')[0]}{mark}"
         stream = self._streams.of_entry(placing, document["organization_id"])
         self._create([Line(stream, identity, orjson.dumps(document), record.origin, record.index)])
         self.delete(old)
