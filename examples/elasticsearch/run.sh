@@ -62,6 +62,8 @@ klyra-audit ledger policy --data "$data" >"$WORK/klyra.policy"
 reader="$cluster?api_key=file:$WORK/keys/reader.key"
 klyra-audit verify "$reader" --ledger "$data" --policy "$WORK/klyra.policy"
 stop "$serving"
+# What was written last is found by a search within five seconds.
+await klyra-audit verify "$reader" --org-salt "$data/keys/org-salt" --policy "$WORK/klyra.policy"
 klyra-audit verify "$reader" --org-salt "$data/keys/org-salt" --policy "$WORK/klyra.policy"
 
 step "The disk is lost: all but keys and registry. Rebuilding the ledger out of Elasticsearch"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from support.litewitness import free_port
 from support.peers import cache
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
