@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from klyra_collector.store.follower import Follower
 from support.entries import TODAY_US
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from elasticsearch import Elasticsearch
 
@@ -125,14 +126,21 @@ class Following:
 
 @contextlib.contextmanager
 def following(
-    keys: Keys, ledger: MemoryLedger, folder: Path, *, batch: int = 5000, dedicated: Sequence[str] = ()
+    keys: Keys,
+    ledger: MemoryLedger,
+    folder: Path,
+    *,
+    batch: int = 5000,
+    sleep: Callable[[float], None] = time.sleep,
+    wall_us: int = TODAY_US,
+    dedicated: Sequence[str] = (),
 ) -> Iterator[Following]:
-    """Yield a store that follows a ledger, with its cursor in a folder."""
+    """Yield a store that follows a ledger, with its cursor in a folder; `sleep` waits before lines go again."""
     with contextlib.ExitStack() as opened:
         disk = opened.enter_context(contextlib.closing(Disk()))
         folder.mkdir(exist_ok=True)
         bulk = opened.enter_context(
-            contextlib.closing(BulkWriter(BulkClient(keys.writer), ExistingDocuments(keys.reader)))
+            contextlib.closing(BulkWriter(BulkClient(keys.writer), ExistingDocuments(keys.reader), sleep=sleep))
         )
         moving = opened.enter_context(
             contextlib.closing(BulkWriter(BulkClient(keys.sweeper), ExistingDocuments(keys.sweeper)))
@@ -150,6 +158,6 @@ def following(
             facts=ledger.retention,
         )
         store = ElasticsearchStore(
-            parts, folder, disk, DeadLetters(folder, "elasticsearch", disk), wall_us=lambda: TODAY_US
+            parts, folder, disk, DeadLetters(folder, "elasticsearch", disk), wall_us=lambda: wall_us
         )
         yield Following(store, Follower(ledger, store, batch=batch), ledger, bulk, folder)  # type: ignore[arg-type]

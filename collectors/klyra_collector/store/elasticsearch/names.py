@@ -7,6 +7,10 @@ LEDGER_INDEX = f"{PREFIX}ledger"
 HEALTH_STREAM = f"{PREFIX}health"
 HELD_STREAM = f"{PREFIX}held"
 QUARANTINE_HELD_STREAM = f"{PREFIX}quarantine-held"
+# How all of a pattern is asked for: streams of plans that nobody has yet may be absent, and nothing else is left out.
+# `ignore_unavailable` would leave out indexes that somebody has closed, without a word.
+CLOSED_TOO = "expand_wildcards=open,closed"
+WHOLE = f"allow_no_indices=true&{CLOSED_TOO}"
 DEDICATED = "-at-"  # stands before an organization in the names of its own streams
 FOLLOWER = "elasticsearch"  # of its dead letters
 

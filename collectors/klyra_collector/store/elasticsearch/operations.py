@@ -17,9 +17,9 @@ from klyra_collector.store.elasticsearch.bulk import ElasticsearchBusy, Line, Wr
 from klyra_collector.store.elasticsearch.documents import Placing, entry_document
 from klyra_collector.store.elasticsearch.endpoint import asked
 from klyra_collector.store.elasticsearch.lines import repeated
-from klyra_collector.store.elasticsearch.names import PREFIX
+from klyra_collector.store.elasticsearch.names import PREFIX, WHOLE
 from klyra_collector.store.elasticsearch.results import Result, of_deleted, of_request
-from klyra_collector.store.elasticsearch.searchable import WHOLE, place, searched
+from klyra_collector.store.elasticsearch.searchable import place, searched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 500
 _OK: Final = 200
+_MEMBERS: Final = {"log": str, "index": int, "sealing_day": int, "expire_day": int, "held": bool, "policy": str}
 _REMEDY: Final = (
     "Give store.elasticsearch.sweep_url a key that may read, create, delete and refresh on klyra-audit-*: "
     "klyra-audit setup elasticsearch makes one."
@@ -89,7 +90,9 @@ class Operations:
             return []
         conditions: list[dict[str, Any]] = _whose(origin, org_ref)
         conditions += [{"bool": {"should": named}}, {"exists": {"field": "organization_id"}}]
-        return sorted({stored.source["klyra"]["index"] for stored in self._all(_all_of(conditions), ["klyra.index"])})
+        among = self._all(_all_of(conditions), ["klyra.index"])
+        found = {stored.source.get("klyra", {}).get("index") for stored in among}
+        return sorted(index for index in found if type(index) is int)
 
     def extend(self, extension: Extension) -> int:
         """Move what an EXTEND record names into the streams of the longer retention; return how many there were.
@@ -147,7 +150,7 @@ class Operations:
             self.refresh()
             # What is deleted stays on disk until its segment is merged; this merges those with much of it.
             listed = ",".join(sorted(touched))
-            asked(self._client, "POST", f"/{listed}/_forcemerge?only_expunge_deletes=true&{WHOLE}")
+            asked(self._client, "POST", f"/{listed}/_forcemerge?only_expunge_deletes=true&ignore_unavailable=true")
 
     def expire(self, expiration: Expiration, limit: int) -> int:
         """Delete up to `limit` documents that an EXPIRY record names; return how many."""
@@ -188,10 +191,15 @@ class Operations:
         old = [stored for stored in standing if not stored.id.endswith(mark)]
         if not old:
             return
-        klyra = old[0].source["klyra"]
+        ours = next(filter(_is_ours, old), None)
+        if ours is None:  # what stands in its place is somebody else's, and goes all the same: it may hold the same
+            self.delete(old)
+            yield from (stored.index for stored in old)
+            return
+        klyra = ours.source["klyra"]
         placing = Placing(policy=klyra["policy"], expire_day=klyra["expire_day"], held=klyra["held"])
         document = entry_document(record, placing, self._fields, entry.erased)
-        identity = f"{old[0].id.partition('~')[0]}{mark}"
+        identity = f"{ours.id.partition('~')[0]}{mark}"
         stream = self._streams.of_entry(placing, document["organization_id"])
         self._create([Line(stream, identity, orjson.dumps(document), record.origin, record.index)])
         self.delete(old)
@@ -205,7 +213,7 @@ class Operations:
             after = hits[-1]["sort"]
             old: list[Stored] = []
             lines: list[Line] = []
-            for stored in map(_stored, hits):
+            for stored in filter(_is_ours, map(_stored, hits)):
                 new = placing(stored.source["klyra"])
                 if new is not None:
                     old.append(stored)
@@ -281,6 +289,12 @@ class Operations:
 
 def _stored(hit: dict[str, Any]) -> Stored:
     return Stored(hit["_index"], hit["_id"], hit.get("_source") or {})
+
+
+def _is_ours(stored: Stored) -> bool:
+    """Say whether a document has what ours have; what it is otherwise, verification says."""
+    klyra = stored.source.get("klyra", {})
+    return type(klyra) is dict and all(type(klyra.get(name)) is kind for name, kind in _MEMBERS.items())
 
 
 def _whose(origin: str, org_ref: bytes) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from klyra_collector.store.elasticsearch.endpoint import asked
-from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, QUARANTINE_STREAMS
+from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, QUARANTINE_STREAMS, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 RECORDS: Final = f"/{ENTRY_STREAMS},{QUARANTINE_STREAMS}"
-WHOLE: Final = "ignore_unavailable=true&allow_no_indices=true"
 MOST_HITS: Final = 10_000  # of one search (reference, "index.max_result_window")
 
 _EVERY_SECONDS: Final = 1.0

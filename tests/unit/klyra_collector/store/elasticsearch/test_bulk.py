@@ -294,7 +294,6 @@ class TestRefused:
         [
             refusal("security_exception", 403),
             refusal("index_not_found_exception", 404),
-            refusal("strict_dynamic_mapping_exception", 400),
         ],
     )
     def test_a_document_that_is_not_let_in(
