@@ -20,7 +20,7 @@ from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.store import follower as follower_module
 from klyra_collector.store.elasticsearch import connection
 from klyra_collector.store.elasticsearch.asking import AnswerIncomplete
-from klyra_collector.store.elasticsearch.bulk import ElasticsearchBusy, WriterRefused
+from klyra_collector.store.elasticsearch.bulk import ElasticsearchBusy, Line, WriterRefused
 from klyra_collector.store.elasticsearch.connection import (
     ClusterRefuses,
     ClusterUnsuitable,
@@ -288,16 +288,15 @@ class TestOperator:
             seal(ledger, log, 3, retention_days=730)
             request(keys.administrator, "POST", f"/{index}/_close")
             try:
-                follow.store._parts.present._until[log] = 0  # which has asked before
-                with pytest.raises(WriterRefused) as caught:
+                with pytest.raises(IndexClosed) as caught:
                     follow.follower.step()
-                assert "_open" in caught.value.remedy
+                assert (caught.value.code, "_open" in caught.value.remedy) == ("index_closed", True)
                 with pytest.raises(IndexClosed) as closed:
                     follow.store.indexes(log, organization_reference(ACME), ((0, 9),))
                 assert (closed.value.code, "_open" in closed.value.remedy) == ("index_closed", True)
                 self.is_not_read_short(keys, tmp_path, cluster, log)
                 with running(follow) as logs:
-                    until(lambda: told(logs, "store.paused", "elasticsearch_writer_refused"))
+                    until(lambda: told(logs, "store.paused", "index_closed"))
                     request(keys.administrator, "POST", f"/{index}/_open")
                     until(lambda: follow.store.cursor(log) == 4)
             finally:
@@ -471,9 +470,8 @@ class TestServe:
             with pytest.raises(RetryLater) as caught:
                 follow.follower.step()
             assert (caught.value.code, "in the cluster's place" in str(caught.value)) == ("cluster_unreachable", True)
-            follow.store._parts.present._until[log] = 0  # which has asked before
             with pytest.raises(ElasticsearchBusy, match="in the cluster's place"):
-                follow.follower.step()
+                follow.bulk.write([Line("klyra-audit-startup", "x", b"{}", log, 0)])
             assert load(tmp_path).applied == {}
             relay.bend = lambda _: None
             follow.follow()

@@ -21,6 +21,7 @@ from klyra_collector.store.elasticsearch.following import ElasticsearchStore, Pa
 from klyra_collector.store.elasticsearch.ledger_index import LedgerCopy
 from klyra_collector.store.elasticsearch.lines import DocumentLines
 from klyra_collector.store.elasticsearch.operations import Operations
+from klyra_collector.store.elasticsearch.repeats import Repeats
 from klyra_collector.store.elasticsearch.searchable import Present, Searchable
 from klyra_collector.store.elasticsearch.setup import plan
 from klyra_collector.store.elasticsearch.streams import Streams
@@ -145,17 +146,18 @@ def following(
         moving = opened.enter_context(
             contextlib.closing(BulkWriter(BulkClient(keys.sweeper), ExistingDocuments(keys.sweeper)))
         )
-        streams, fields = Streams.of(Policies.load(), dedicated), metadata_fields()
+        streams, fields, repeats = Streams.of(Policies.load(), dedicated), metadata_fields(), Repeats(keys.reader)
         operations = Operations(keys.sweeper, moving, BulkClient(keys.sweeper), streams, fields)
         parts = Parts(
             bulk=bulk,
-            lines=DocumentLines(streams, fields, ledger.retention),
+            lines=DocumentLines(streams, fields, ledger.retention, repeats),
             ledger_copy=LedgerCopy(ledger, folder / "ledger"),  # type: ignore[arg-type]
             searchable=Searchable(keys.reader),
             present=Present(keys.reader, beyond=batch),
             operations=operations,
             sweep=Sweep(keys.sweeper, operations),
             facts=ledger.retention,
+            on_searchable=repeats.forget,
         )
         store = ElasticsearchStore(
             parts, folder, disk, DeadLetters(folder, "elasticsearch", disk), wall_us=lambda: wall_us

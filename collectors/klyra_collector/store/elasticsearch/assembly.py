@@ -27,6 +27,7 @@ from klyra_collector.store.elasticsearch.operations import Operations
 from klyra_collector.store.elasticsearch.pace import Pace
 from klyra_collector.store.elasticsearch.privileges import check_sweeper, check_writer
 from klyra_collector.store.elasticsearch.quarantine_reader import ElasticsearchQuarantine
+from klyra_collector.store.elasticsearch.repeats import Repeats
 from klyra_collector.store.elasticsearch.searchable import Present, Searchable
 from klyra_collector.store.elasticsearch.streams import Streams
 from klyra_collector.store.elasticsearch.sweep import Sweep
@@ -94,18 +95,19 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
         counts = Counts(around.data.cursors)
         bulk = _bulk(opened, writing, reading, settings, counts)
         health = Health(_sources(opened, around, reading, dead_letters), bulk)
-        fields = metadata_fields()
+        fields, repeats = metadata_fields(), Repeats(reading)
         moving = _bulk(opened, sweeping, sweeping, settings)
         operations = Operations(sweeping, moving, BulkClient(sweeping), streams, fields)
         parts = Parts(
             bulk=bulk,
-            lines=DocumentLines(streams, fields, reader.retention),
+            lines=DocumentLines(streams, fields, reader.retention, repeats),
             ledger_copy=LedgerCopy(reader, around.data.ledger),
             searchable=Searchable(reading),
             present=Present(reading, beyond=MOST_RECORDS),
             operations=operations,
             sweep=Sweep(sweeping, operations),
             facts=reader.retention,
+            on_searchable=repeats.forget,
             on_idle=lambda: _tell(health, counts),
         )
         yield ElasticsearchStore(parts, around.data.cursors, disk, dead_letters, wall_us=around.wall_us)

@@ -51,6 +51,7 @@ class Parts:
         present: knows what was written before this process.
         operations, sweep: change and delete with the sweeper's key.
         facts: what the ledger says about retention up to now.
+        on_searchable: told origin → size of what a search finds by now; must not raise.
         on_idle: called now and then; must not raise.
     """
 
@@ -62,6 +63,7 @@ class Parts:
     operations: Operations
     sweep: Sweep
     facts: Callable[[], RetentionFacts]
+    on_searchable: Callable[[Mapping[str, int]], None] = field(default=lambda _: None)
     on_idle: Callable[[], None] = field(default=lambda: None)
 
 
@@ -202,7 +204,9 @@ class ElasticsearchStore:
         if batch.end > cursor.applied.get(batch.origin, 0):
             cursor = cursor.moved(batch.origin, batch.end)
         if batch.rewritten or batch.extensions or batch.holds:
-            cursor = cursor.seen(self._parts.searchable.all_found())
+            sizes = self._parts.searchable.all_found()
+            cursor = cursor.seen(sizes)
+            self._parts.on_searchable(sizes)
         save(self._cursors, cursor, self._disk)
         self._cursor = cursor
 
@@ -223,6 +227,7 @@ class ElasticsearchStore:
             cursor = self._cursor.seen(sizes)
             save(self._cursors, cursor, self._disk)
             self._cursor = cursor
+            self._parts.on_searchable(sizes)
 
     def _sweep(self) -> None:
         # A sweep that fails is tried again by the follower's own waiting.

@@ -18,6 +18,7 @@ from klyra_collector.store.elasticsearch.documents import Placing, entry_documen
 from klyra_collector.store.elasticsearch.endpoint import asked
 from klyra_collector.store.elasticsearch.lines import repeated
 from klyra_collector.store.elasticsearch.names import PREFIX, WHOLE
+from klyra_collector.store.elasticsearch.repeats import Repeats, day_after, id_of, sealing_of
 from klyra_collector.store.elasticsearch.results import Result, of_deleted, of_request
 from klyra_collector.store.elasticsearch.searchable import place, searched
 
@@ -77,6 +78,7 @@ class Operations:
         self._endpoint = endpoint
         self._streams = streams
         self._fields = fields
+        self._repeats = Repeats(client)
 
     def refresh(self) -> None:
         """Have searches find everything that is stored."""
@@ -110,7 +112,9 @@ class Operations:
                 return None
             return Placing(policy=policy, expire_day=day, held=klyra["held"])
 
-        return self._move(_all_of(conditions), placing)
+        moved = self._move(_all_of(conditions), placing)
+        self._postpone(extension.org_ref)
+        return moved
 
     def hold(self, hold: Hold) -> int:
         """Move what a HOLD record covers into the streams that nothing deletes; return how many there were.
@@ -197,7 +201,7 @@ class Operations:
             yield from (stored.index for stored in old)
             return
         klyra = ours.source["klyra"]
-        placing = Placing(policy=klyra["policy"], expire_day=klyra["expire_day"], held=klyra["held"])
+        placing = _placing(klyra)
         document = entry_document(record, placing, self._fields, entry.erased)
         identity = f"{ours.id.partition('~')[0]}{mark}"
         stream = self._streams.of_entry(placing, document["organization_id"])
@@ -223,6 +227,21 @@ class Operations:
         if moved:
             self.refresh()
         return moved
+
+    def _postpone(self, org_ref: bytes) -> None:
+        """Have later sealings of an id wait for as long as the earlier ones are kept now; there are hardly any."""
+        conditions = [{"term": {"klyra.org_ref": org_ref.hex()}}, {"exists": {"field": "klyra.shown_from"}}]
+        for stored in list(filter(_is_ours, self._all(_all_of(conditions), None))):
+            source, klyra = stored.source, stored.source["klyra"]
+            one = id_of(source)
+            day = day_after(self._repeats.stored({one[1]}).get(one, ()), sealing_of(source))
+            if day is None or day <= klyra["shown_from"]:
+                continue
+            stream = self._streams.of_entry(_placing(klyra), source["organization_id"])
+            later = orjson.dumps(source | {"klyra": klyra | {"shown_from": day}})
+            identity = f"{stored.id.partition('~')[0]}~{day}s"
+            self._create([Line(stream, identity, later, klyra["log"], klyra["index"])])
+            self.delete([stored])
 
     def _placed(self, stored: Stored, placing: Placing) -> Line:
         """Return the line of a document at another place; one that stays in its stream gets an `_id` of its own."""
@@ -265,7 +284,7 @@ class Operations:
                     remedy="Nothing was deleted; the same is tried again.",
                 )
 
-    def _all(self, query: JsonObject, source: list[str]) -> Iterator[Stored]:
+    def _all(self, query: JsonObject, source: list[str] | None) -> Iterator[Stored]:
         after: list[Any] | None = None
         while hits := self._page(query, source, after, _PAGE):
             after = hits[-1]["sort"]
@@ -289,6 +308,16 @@ class Operations:
 
 def _stored(hit: dict[str, Any]) -> Stored:
     return Stored(hit["_index"], hit["_id"], hit.get("_source") or {})
+
+
+def _placing(klyra: JsonObject) -> Placing:
+    """Return where a document stands."""
+    return Placing(
+        policy=klyra["policy"],
+        expire_day=klyra["expire_day"],
+        held=klyra["held"],
+        shown_from=klyra.get("shown_from"),
+    )
 
 
 def _is_ours(stored: Stored) -> bool:

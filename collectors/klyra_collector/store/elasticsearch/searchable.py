@@ -156,4 +156,9 @@ class Present:
 
 def searched(client: Elasticsearch, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
     """Return the answer of a search over entries and quarantined input, of every shard or of none."""
-    return asked(client, "POST", f"{RECORDS}/_search?allow_partial_search_results=false&{WHOLE}", body)
+    return searched_in(client, RECORDS, body)
+
+
+def searched_in(client: Elasticsearch, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the answer of a search over some streams, of every shard or of none."""
+    return asked(client, "POST", f"{path}/_search?allow_partial_search_results=false&{WHOLE}", body)

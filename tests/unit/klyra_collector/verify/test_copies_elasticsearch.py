@@ -259,7 +259,7 @@ class TestDocuments:
         victim.id = f"{victim.id}:{victim.source['klyra']['log']}:{victim.source['klyra']['index']}"
         assert not bad(verify())
 
-    @pytest.mark.parametrize("mark", ["~2026:40", "~2026-2:40", "~20900d"])
+    @pytest.mark.parametrize("mark", ["~2026:40", "~2026-2:40", "~20900d", "~20900s"])
     def test_a_document_that_was_written_again(self, victim, verify, mark) -> None:
         """Its id says for what: an erasure, or more days under a hold."""
         victim.id += mark
@@ -270,6 +270,37 @@ class TestDocuments:
         """ALTERED."""
         victim.id += mark
         assert bad(verify()) == {V.ALTERED: 1}
+
+    def test_hidden_by_nobody(self, victim, verify) -> None:
+        """ALTERED: no other entry has its id, so nothing may keep it from being shown."""
+        victim.source["klyra"]["shown_from"] = 60_000
+        assert bad(verify()) == bad(verify(alone=True)) == {V.ALTERED: 1}
+        victim.source["klyra"]["shown_from"] = "soon"
+        assert bad(verify()) == {V.ALTERED: 1}
+
+    def test_shown_by_now(self, victim, verify) -> None:
+        """What hid it may be gone."""
+        victim.source["klyra"]["shown_from"] = 20_000
+        assert not bad(verify())
+
+    @pytest.mark.parametrize(
+        ("change", "verdicts"),
+        [
+            ({}, {V.EXTRA: 1}),
+            ({"expire_day": 59_999}, {V.EXTRA: 1, V.ALTERED: 1}),
+            ({"index": 10_000}, {V.EXTRA: 1, V.ALTERED: 1}),
+            ({"log": "klyra-audit.test/collector-1/x"}, {V.EXTRA: 1, V.ALTERED: 1}),
+            ({"expire_day": "60000"}, {V.EXTRA: 1, V.ALTERED: 1}),
+        ],
+    )
+    def test_hidden_by_another(self, server, victim, verify, change, verdicts) -> None:
+        """An earlier document with its id hides it, for as long as that is kept."""
+        victim.source["klyra"]["shown_from"] = 60_000
+        twin = copying.deepcopy(victim)
+        twin.source["klyra"] |= {"index": 0, "expire_day": 60_000} | change
+        del twin.source["klyra"]["shown_from"]
+        server.documents.append(twin)
+        assert bad(verify()) == verdicts
 
     def test_kept_too_long(self, server, verify, forge) -> None:
         """OVER_RETAINED, once its day has passed."""

@@ -304,6 +304,13 @@ class TestRefused:
         with pytest.raises(WriterRefused):
             writer.write([line(0)])
 
+    def test_a_closed_index(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
+        """It is named, and so is how to open it."""
+        server.items.append(refusal("index_closed_exception"))
+        with pytest.raises(WriterRefused, match="closed the index behind") as caught:
+            writer.write([line(0)])
+        assert (caught.value.code, "_open" in caught.value.remedy) == ("elasticsearch_writer_refused", True)
+
     def test_somebody_who_does_not_understand(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
         """Another version, or another program, halts the follower."""
         server.script.append((400, {"error": {"type": "media_type_header_exception", "reason": "no"}}))

@@ -41,6 +41,7 @@ def answer(status: int, kind: str = "", **members: Any) -> dict[str, Any]:
         (400, "mapper_parsing_exception", {}, Result.REFUSED),
         (400, "document_parsing_exception", {"failure_store": "failed"}, Result.REFUSED),
         (400, "strict_dynamic_mapping_exception", {}, Result.REFUSED),
+        (400, "index_closed_exception", {}, Result.PAUSE),
         (401, "security_exception", {}, Result.PAUSE),
         (403, "security_exception", {}, Result.PAUSE),
         (404, "index_not_found_exception", {}, Result.PAUSE),
