@@ -33,7 +33,7 @@ from klyra_collector.verify.elasticsearch_address import ElasticsearchAddress
 from klyra_collector.verify.elasticsearch_client import ElasticsearchClient
 from klyra_collector.verify.elasticsearch_copy import ElasticsearchCopy
 from support import elasticsearch
-from support.baseline import baseline
+from support.baseline import ENTERPRISE, baseline
 from support.elasticsearch_following import keyed_urls, prepared
 from support.forge import SECOND_US
 from support.sealing import SetClock, read_shard
@@ -63,8 +63,18 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def forge() -> Forge:
-    """Two shards with holds, extensions, expiries, erasures and witnesses; not to be changed."""
-    return baseline()
+    """Two shards with holds, extensions, expiries, erasures, witnesses, and ids that were sealed again.
+
+    Not to be changed.
+    """
+    forge = baseline()
+    cores = [orjson.loads(body.sections.core) for frames in forge.shards[0].bodies.values() for body in frames]
+    taken = [core["id"] for core in cores if core.get("organization_id") == ENTERPRISE]
+    for id_ in (taken[-1], "log_twice00000", "log_twice00000"):
+        forge.newest.event(ENTERPRISE, id=id_)
+    forge.newest.heads()
+    forge.newest.publish()
+    return forge
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +186,7 @@ class TestAllIsWell:
         assert any("klyra-audit-held" in hit["_index"] for hit in hits)
         assert any(hit["_source"]["klyra"].get("c") for hit in hits)
         assert {hit["_source"]["klyra"]["policy"] for hit in hits} >= {"startup", "business", "enterprise"}
+        assert sum("shown_from" in hit["_source"]["klyra"] for hit in hits) == 2
         quarantined = node.request("POST", "klyra-audit-quarantine*/_count").json()
         assert quarantined["count"] > 0
 
@@ -207,6 +218,12 @@ class TestSomebodyWasThere:
         source = victim["_source"]
         longer = source | {"klyra": source["klyra"] | {"expire_day": source["klyra"]["expire_day"] + 100}}
         with replaced(node, victim, longer):
+            assert verdicts() == {V.ALTERED: 1}
+
+    def test_a_hidden_document(self, node: Node, victim: dict[str, Any], verdicts) -> None:
+        """ALTERED: nothing but an earlier entry of its id keeps one from being shown."""
+        source = victim["_source"]
+        with replaced(node, victim, source | {"klyra": source["klyra"] | {"shown_from": 60_000}}):
             assert verdicts() == {V.ALTERED: 1}
 
     def test_a_foreign_document(self, node: Node, victim: dict[str, Any], verdicts) -> None:
