@@ -4,6 +4,8 @@
 
 PYTHON := .venv/bin/python
 unexport PYTHONHOME PYTHONPATH
+# Most tests wait for processes and disks; each worker may run an Elasticsearch of its own, so there are not many.
+IN_PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +14,7 @@ run: environment ## start the demo: collector, store, query API and dashboard, w
 	@exec .venv/bin/klyra-audit demo
 
 test: environment ## run every test but the soak tests; ARGS="-k pattern" narrows it
-	@$(PYTHON) -m pytest -m "not soak" $(ARGS)
+	@$(PYTHON) -m pytest -m "not soak" $(IN_PARALLEL) $(ARGS)
 
 check: environment ## style, types and the built packages
 	@$(PYTHON) -m ruff check .

@@ -510,7 +510,8 @@ class Settings(BaseSettings):
         if url.startswith("sqlite:///"):
             return Path(url.removeprefix("sqlite:///"))
         raise BadConfiguration(
-            f"store.url {url.partition(':')[0]}:… is no store of this version.", remedy="Use sqlite:///PATH."
+            f"store.url {url.partition(':')[0]}:… is no store of this version.",
+            remedy="Use sqlite:///PATH or elasticsearch+https://HOST:9200.",
         )
 
 

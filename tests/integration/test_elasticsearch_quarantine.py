@@ -194,14 +194,26 @@ def test_one_record_is_its_organizations_alone(both: Both) -> None:
             assert both.elasticsearch.quarantined_one(owner, reference, TODAY + 400) is None
 
 
+def of_other_tests(client: Elasticsearch) -> int:
+    """Return how many inputs others have left in the cluster, none of which was replayed."""
+    query = {
+        "bool": {
+            "filter": [{"range": {"klyra.expire_day": {"gt": TODAY}}}],
+            "must_not": [{"term": {"klyra.log": ORIGIN}}],
+        }
+    }
+    return int(request(client, "POST", "/klyra-audit-quarantine-*/_count", {"query": query})["count"])
+
+
 def test_the_backlog_is_the_same_also_with_a_document_twice(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Around a rollover a document may be accepted again; nothing of it is listed or counted twice."""
     monkeypatch.setattr("klyra_collector.store.elasticsearch.quarantine_reader._THOSE", 10)
     search = QuarantineSearch(organization_id=ACME, filters=QuarantineFilters(), today=TODAY)
-    expected = both.sqlite.quarantine_backlog(TODAY)
-    assert expected.waiting > 20
+    backlog = both.sqlite.quarantine_backlog(TODAY)
+    assert backlog.waiting > 20
+    expected = replace(backlog, waiting=backlog.waiting + of_other_tests(both.client))
     assert both.elasticsearch.quarantine_backlog(TODAY) == expected
-    assert both.elasticsearch.quarantine_backlog(TODAY + 400) == both.sqlite.quarantine_backlog(TODAY + 400)
+    assert both.elasticsearch.quarantine_backlog(TODAY + 4000) == both.sqlite.quarantine_backlog(TODAY + 4000)
     found = request(both.client, "POST", f"/{STREAM}/_search", {"size": 40, "query": {"match_all": {}}})["hits"]["hits"]
     request(both.client, "POST", f"/{STREAM}/_rollover")
     lines = [line for hit in found for line in ({"create": {"_index": STREAM, "_id": hit["_id"]}}, hit["_source"])]

@@ -11,19 +11,16 @@ import orjson
 import pytest
 
 from klyra_audit import timestamps
-from klyra_collector.seal.durable import Disk
 from klyra_collector.store.addresses import range_of
-from klyra_collector.store.elasticsearch import cursor, summaries
-from klyra_collector.store.elasticsearch.connection import connect, parse, request
-from klyra_collector.store.elasticsearch.definitions import Retained, definitions
-from klyra_collector.store.elasticsearch.documents import MetadataFields, Placing, document_id, entry_document
-from klyra_collector.store.elasticsearch.names import entry_stream
+from klyra_collector.store.elasticsearch import summaries
+from klyra_collector.store.elasticsearch.connection import request
+from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.reader import ElasticsearchReader
-from klyra_collector.store.elasticsearch.setup import apply, plan
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.searching import Filters, Search, SortKey
 from klyra_collector.store.sqlite import SqliteStore
 from klyra_collector.store.summarizing import Shape
+from support.elasticsearch_following import following, prepared
 from support.entries import TODAY, TODAY_US, MemoryLedger, document
 
 if TYPE_CHECKING:
@@ -56,20 +53,19 @@ class Both:
 
 @pytest.fixture(scope="module")
 def both(cluster: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """Some hundred entries of two organizations and two shards, in both stores."""
+    """Some hundred entries of two organizations and two shards, which the follower brought into both stores."""
     folder = tmp_path_factory.mktemp("both")
-    (folder / "password").write_text(cluster.password)
-    url = f"elasticsearch+{cluster.url}?user=elastic&password=file:{folder / 'password'}"
-    with connect(parse(url)) as client, closing(SqliteStore.open(folder / "store.sqlite")) as sqlite:
-        apply(client, plan(client, definitions([Retained("startup", 30), Retained("business", 90)])), lambda _: None)
-        ledger = sealed()
-        follower = Follower(ledger, sqlite)
-        while follower.step():
+    ledger = sealed()
+    with prepared(cluster, folder) as keys, closing(SqliteStore.open(folder / "store.sqlite")) as sqlite:
+        embedded = Follower(ledger, sqlite)
+        while embedded.step():
             pass
-        index(client, ledger)
-        sizes = {origin: ledger.committed(origin) for origin in ORIGINS}
-        cursor.save(folder, cursor.StoreCursor(sizes, sizes), Disk())
-        yield Both(sqlite, ElasticsearchReader(client, folder), client)
+        with following(keys, ledger, folder / "cursors") as followed:
+            while dict(load(followed.cursors).searchable) != {origin: ledger.committed(origin) for origin in ORIGINS}:
+                followed.follow()
+                keys.refresh()
+                followed.store.shrink()
+        yield Both(sqlite, ElasticsearchReader(keys.reader, folder / "cursors"), keys.administrator)
 
 
 def sealed() -> MemoryLedger:
@@ -98,26 +94,6 @@ def sealed() -> MemoryLedger:
         ingest_us = TODAY_US - chance.choice((0, 1, 40)) * DAY_US
         ledger.seal(event, origin=chance.choice(ORIGINS), ingest_us=ingest_us, retention_days=retention)
     return ledger
-
-
-def index(client: Elasticsearch, ledger: MemoryLedger) -> None:
-    """Put every entry into the stream of its policy."""
-    (mapping,) = request(client, "GET", "/_component_template/klyra-audit-entries")["component_templates"]
-    fields = MetadataFields(
-        mapping["component_template"]["template"]["mappings"]["properties"]["metadata"]["properties"]
-    )
-    lines = []
-    for origin in ORIGINS:
-        for record in ledger.read(origin, 0, 1000):
-            policy = (
-                "startup" if record.leaf.expire_day - timestamps.day_of(record.leaf.ingest_us) == 31 else "business"
-            )
-            made = entry_document(record, Placing(policy=policy, expire_day=record.leaf.expire_day), fields)
-            ident = document_id(made["organization_id"], made["id"])
-            lines += [{"create": {"_index": entry_stream(policy), "_id": ident}}, made]
-    body = b"".join(orjson.dumps(line) + b"\n" for line in lines)
-    answer = client.bulk(operations=body, refresh=True).body  # type: ignore[arg-type] # bytes are sent as they are
-    assert not answer["errors"], [item for item in answer["items"] if item["create"]["status"] != 201][:2]
 
 
 def some(chance: random.Random, values: tuple[Any, ...]) -> tuple[Any, ...]:

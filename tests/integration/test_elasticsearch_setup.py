@@ -16,7 +16,7 @@ from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, KeyFileM
 from klyra_collector.store.elasticsearch.condition import Kept, kept
 from klyra_collector.store.elasticsearch.connection import ClusterRefuses, connect, parse, request
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions, flattened
-from klyra_collector.store.elasticsearch.effective import check_templates, make_ready, update_indexes
+from klyra_collector.store.elasticsearch.effective import check_templates, make_ready, outdated_streams, update_indexes
 from klyra_collector.store.elasticsearch.privileges import KeyTooPowerful, KeyTooWeak, check_writer
 from klyra_collector.store.elasticsearch.setup import SetupRefused, State, apply, plan
 
@@ -137,7 +137,7 @@ class TestCommand:
         assert (refused.returncode, reason in refused.stderr) == (1, True), refused.stderr
 
     def test_organizations_with_streams_of_their_own_are_those_of_the_settings_and_those_given(self, tmp_path) -> None:
-        """One stream for each policy; ids that would share a stream are refused, and so is what is no id."""
+        """One for each policy; ids that would share one, or fit into the pattern of another's role, are refused."""
         settings = {"KLYRA_STORE__ELASTICSEARCH__DEDICATED_STREAMS": '["org_B"]'}
 
         def told(organization_id: str) -> subprocess.CompletedProcess[str]:
@@ -146,7 +146,7 @@ class TestCommand:
         printed = told("org_a").stdout
         for name in ("startup-at-org_a", "enterprise-at-org_a", "startup-at-org_b"):
             assert f"PUT /_data_stream/klyra-audit-{name}\n" in printed
-        for wrong in ("org_b", "acme"):
+        for wrong in ("org_b", "acme", "org_x-at-org_a", "org_x-AT-org_a"):
             refused = told(wrong)
             assert (refused.returncode, "data stream of its own" in refused.stderr) == (1, True)
 
@@ -200,6 +200,9 @@ class TestChanges:
         request(administrator, "PUT", path, earlier)
         for stream in ("klyra-audit-startup", "klyra-audit-held"):
             request(administrator, "POST", f"/{stream}/_rollover")
+        foreseen = outdated_streams(plan(administrator, definitions(POLICIES)))
+        assert {"klyra-audit-startup", "klyra-audit-held"} <= set(foreseen)
+        assert not any("quarantine" in name for name in foreseen)
         apply(administrator, plan(administrator, definitions(POLICIES)), lambda _: None)
         told = set_up(administrator)
         assert [line.split(":")[0] for line in told] == [

@@ -158,6 +158,18 @@ class TestFollowing:
             if record.control
         ]
 
+    def test_a_clean_stop_leaves_a_whole_copy(self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path) -> None:
+        """What is copied now and then is copied at once when nothing comes after it."""
+        for number in range(3):
+            seal(ledger, log, number)
+        with following(keys, ledger, tmp_path) as store:
+            store.follow()
+            assert keys.copy(log) == []
+            store.store.finish()
+            store.store.finish()
+        (hit,) = keys.copy(log)
+        assert hit["_source"]["size"] == 3
+
     def test_a_copy_of_another_ledger_halts(self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path) -> None:
         """Two ledgers of one name, or a changed copy, are not written over."""
         for number in range(256):
@@ -350,6 +362,25 @@ class TestChanges:
             assert body is not None
             assert body.commitments.event_commit() == record.leaf.commit
         assert third["_source"]["actor"] == secret
+
+    def test_erasures_at_the_same_place_of_two_shards(
+        self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path
+    ) -> None:
+        """Each takes out what it names, though both have the same index."""
+        secret = {"type": "user", "id": "usr_secret", "name": "Secret"}
+        later = f"{log}-2"
+        ledger = MemoryLedger(log, later)
+        seal(ledger, log, 0, actor=secret, resource=secret)
+        named: dict[str, Any] = {"org_ref": REFERENCE, "basis": "request", "requested_day": TODAY}
+        with following(keys, ledger, tmp_path) as store:
+            store.follow()
+            control(ledger, log, Kind.ERASURE, named | {"actor": [[0, 0]], "target": []})
+            control(ledger, later, Kind.HEADS, {"size": 1, "count": 1, "root": "00"})
+            store.follow()
+            control(ledger, later, Kind.ERASURE, named | {"actor": [[0, 0]], "target": [[0, 0]], "log": log})
+            store.follow()
+        (hit,) = keys.documents(log)
+        assert b"ecret" not in orjson.dumps(hit)
 
     def test_a_crash_in_an_erasure(
         self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

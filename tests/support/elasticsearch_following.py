@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from klyra_collector.store.elasticsearch.following import ElasticsearchStore, Pa
 from klyra_collector.store.elasticsearch.ledger_index import LedgerCopy
 from klyra_collector.store.elasticsearch.lines import DocumentLines
 from klyra_collector.store.elasticsearch.operations import Operations
+from klyra_collector.store.elasticsearch.repeats import Repeats
 from klyra_collector.store.elasticsearch.searchable import Present, Searchable
 from klyra_collector.store.elasticsearch.setup import plan
 from klyra_collector.store.elasticsearch.streams import Streams
@@ -28,7 +30,7 @@ from klyra_collector.store.follower import Follower
 from support.entries import TODAY_US
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from elasticsearch import Elasticsearch
 
@@ -75,14 +77,19 @@ class Keys:
 
 
 @contextlib.contextmanager
-def prepared(cluster: Node, folder: Path) -> Iterator[Keys]:
+def prepared(cluster: Node, folder: Path, dedicated: Sequence[str] = ()) -> Iterator[Keys]:
     """Set the cluster up, make keys of our own, and yield clients of all of them."""
     (folder / "password").write_text(cluster.password)
     with contextlib.ExitStack() as opened:
         administrator = opened.enter_context(
             connect(parse(f"{cluster.store_url}?user=elastic&password=file:{folder / 'password'}"))
         )
-        make_ready(administrator, plan(administrator, definitions(POLICIES)), lambda _: None, lambda _: None)
+        make_ready(
+            administrator,
+            plan(administrator, definitions(POLICIES, dedicated=dedicated)),
+            lambda _: None,
+            lambda _: None,
+        )
         clients = [
             opened.enter_context(connect(parse(url), compress=False))
             for url in keyed_urls(administrator, cluster, folder)
@@ -119,30 +126,40 @@ class Following:
 
 
 @contextlib.contextmanager
-def following(keys: Keys, ledger: MemoryLedger, folder: Path, *, batch: int = 5000) -> Iterator[Following]:
-    """Yield a store that follows a ledger, with its cursor in a folder."""
+def following(
+    keys: Keys,
+    ledger: MemoryLedger,
+    folder: Path,
+    *,
+    batch: int = 5000,
+    sleep: Callable[[float], None] = time.sleep,
+    wall_us: int = TODAY_US,
+    dedicated: Sequence[str] = (),
+) -> Iterator[Following]:
+    """Yield a store that follows a ledger, with its cursor in a folder; `sleep` waits before lines go again."""
     with contextlib.ExitStack() as opened:
         disk = opened.enter_context(contextlib.closing(Disk()))
         folder.mkdir(exist_ok=True)
         bulk = opened.enter_context(
-            contextlib.closing(BulkWriter(BulkClient(keys.writer), ExistingDocuments(keys.reader)))
+            contextlib.closing(BulkWriter(BulkClient(keys.writer), ExistingDocuments(keys.reader), sleep=sleep))
         )
         moving = opened.enter_context(
             contextlib.closing(BulkWriter(BulkClient(keys.sweeper), ExistingDocuments(keys.sweeper)))
         )
-        streams, fields = Streams.of(Policies.load()), metadata_fields()
+        streams, fields, repeats = Streams.of(Policies.load(), dedicated), metadata_fields(), Repeats(keys.reader)
         operations = Operations(keys.sweeper, moving, BulkClient(keys.sweeper), streams, fields)
         parts = Parts(
             bulk=bulk,
-            lines=DocumentLines(streams, fields, ledger.retention),
+            lines=DocumentLines(streams, fields, ledger.retention, repeats),
             ledger_copy=LedgerCopy(ledger, folder / "ledger"),  # type: ignore[arg-type]
             searchable=Searchable(keys.reader),
             present=Present(keys.reader, beyond=batch),
             operations=operations,
             sweep=Sweep(keys.sweeper, operations),
             facts=ledger.retention,
+            on_searchable=repeats.forget,
         )
         store = ElasticsearchStore(
-            parts, folder, disk, DeadLetters(folder, "elasticsearch", disk), wall_us=lambda: TODAY_US
+            parts, folder, disk, DeadLetters(folder, "elasticsearch", disk), wall_us=lambda: wall_us
         )
         yield Following(store, Follower(ledger, store, batch=batch), ledger, bulk, folder)  # type: ignore[arg-type]

@@ -157,6 +157,7 @@ def health_document(client: Elasticsearch, folder: Path, collector: str, moment_
         waiting=lambda: 2,
         dead_letters=lambda: 1,
         witnessed_s=lambda: moment_us // SECOND_US - 61,
+        self_check=lambda: {"self_check": "failed", "self_check_age_seconds": 7},
         wall_us=lambda: moment_us,
     )
     return Health(sources, bulk=None).document()  # type: ignore[arg-type] - nothing is written

@@ -38,7 +38,9 @@ STAGES = {
     "query": {"seal", "store", "registry", "publish", "verify"},
     "reconcile": {"fanout"},
     "rebuild": {"verify", "seal"},
-    "supervise": {"registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"},
+    "supervise": {
+        *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
+    },
     "demo": {"registry", "supervise"},
     "cli": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),

@@ -29,7 +29,7 @@ from klyra_collector.store.elasticsearch import names
 from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, RUNNING, make_keys
 from klyra_collector.store.elasticsearch.connection import ClusterUrl, Flavor, connect, parse, probe
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
-from klyra_collector.store.elasticsearch.effective import make_ready
+from klyra_collector.store.elasticsearch.effective import make_ready, outdated_streams
 from klyra_collector.store.elasticsearch.privileges import check_writer
 from klyra_collector.store.elasticsearch.setup import State, plan
 
@@ -132,11 +132,14 @@ def elasticsearch(
             changes = plan(client, definitions(retained, server.flavor, own))
             _show(changes, everything=dry_run)
             if dry_run:
+                for name in outdated_streams(changes):
+                    answer(f"update  data stream {name}: a new index, if its newest is not what the template says then")
                 return
             make_ready(client, changes, _tell, lambda what: say(f"{'changed':7} {what}"))
             if keys is not None:
                 made = make_keys(client, keys, purposes, flavor=server.flavor, renew=new_keys)
-                _check_keys(cluster, made, server.flavor, [names.entry_stream(one.name) for one in retained])
+                streams = [one.definition.name for one in changes if one.definition.kind == "data stream"]
+                _check_keys(cluster, made, server.flavor, streams)
     answer(f"ready   {sum(change.state is not State.SAME for change in changes)} of {len(changes)} changed")
 
 
@@ -165,14 +168,19 @@ def _policy(sold: Policies, name: str) -> Retained:
 
 
 def _organizations(given: Sequence[str], data: Path) -> list[str]:
-    """Return organizations that get streams of their own; ids that differ in capitals alone would share one."""
+    """Return organizations that get streams of their own.
+
+    Ids that differ in capitals alone would share one; and whoever may read `klyra-audit-*-at-org_a` must not thereby
+    read what is `org_b-at-org_a`'s.
+    """
     given = (*given, *Settings.load(data=data).store.elasticsearch.dedicated_streams)
     lowered = {organization_id.lower() for organization_id in given}
     for organization_id in given:
-        if not is_organization_id(organization_id) or len(lowered) < len(set(given)):
+        is_ambiguous = len(lowered) < len(set(given)) or names.DEDICATED in organization_id.lower()
+        if is_ambiguous or not is_organization_id(organization_id):
             raise Rejected(
                 f"{organization_id} cannot have a data stream of its own.",
-                remedy="Give ids of organizations, such as org_acme, that differ in more than capitals.",
+                remedy="Give ids of organizations, such as org_acme, without -at-, that differ in more than capitals.",
                 code="bad_organization",
             )
     return sorted(set(given))

@@ -188,10 +188,12 @@ class Follower:
             for index in self._store.indexes(origin, org_ref, _ranges(document[name])):
                 sections.setdefault(index, set()).add(name)
         for index, names in sorted(sections.items()):
-            (entry,) = self._read(origin, index, 1)
-            check(entry)
-            if entry.body is not None:
-                yield CheckedEntry(entry, erased_sections(entry.body) | names)
+            for entry in self._read(origin, index, 1):
+                check(entry)
+                # A store that others can write to may name any place; what is named is for the ledger to say.
+                named = {name for name in names if _is_named(entry, org_ref, _ranges(document[name]))}
+                if named and entry.body is not None:
+                    yield CheckedEntry(entry, erased_sections(entry.body) | named)
 
 
 class Erasures:
@@ -272,6 +274,10 @@ def _control(record: SealedRecord) -> JsonObject:
     if record.control is None:
         raise unusable(record, "its control document is missing")
     return record.control
+
+
+def _is_named(record: SealedRecord, org_ref: bytes, ranges: Ranges) -> bool:
+    return record.leaf.org_ref == org_ref and any(first <= record.leaf.org_seq <= last for first, last in ranges)
 
 
 def _ranges(listed: list[list[int]]) -> Ranges:

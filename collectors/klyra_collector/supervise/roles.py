@@ -269,7 +269,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
     from klyra_collector.query.app import create_app as create_api  # noqa: PLC0415
     from klyra_collector.query.metrics import Followers  # noqa: PLC0415
     from klyra_collector.store.lag import LagMeter  # noqa: PLC0415
-    from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415
+    from klyra_collector.supervise.answering import answering  # noqa: PLC0415
     from klyra_collector.supervise.listing import quarantine_of  # noqa: PLC0415
 
     catalog = Catalog.load(settings.catalog)
@@ -277,7 +277,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
     with (
         contextlib.closing(listening),
         contextlib.closing(Registry.open(settings.registry_url, catalog)) as registry,
-        contextlib.closing(SqliteStore.open(settings.store_path)) as store,
+        answering(settings) as stored,
         contextlib.closing(LedgerReader(settings.data_directory.ledger)) as reader,
         contextlib.closing(LedgerReader(settings.data_directory.ledger)) as destination_reader,
     ):
@@ -286,15 +286,15 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
         meter = DestinationMeter(settings.data_directory.cursors, names, destination_reader, clock)
         app = create_api(
             registry=registry,
-            store=store,
+            store=stored.entries,
             catalog=catalog,
             policies=Policies.load(),
             dashboard=resources.folder("dashboards") / "web",
             clock=clock,
             cursor_key=_cursor_key(settings),
-            followers=Followers(LagMeter(reader, store, clock).measure, meter.measure),
+            followers=Followers(LagMeter(reader, stored.entries, clock).measure, meter.measure, stored.writing),
             public_log=_public_log(settings),
-            quarantine=quarantine_of(settings, store),
+            quarantine=quarantine_of(settings, stored.quarantine),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))

@@ -143,6 +143,9 @@ class CopyJoin:
         if document.expire_day != expected:
             reason = f"it is shown until day {document.expire_day}, and its retention ends on day {expected}"
             yield Problem(Verdict.ALTERED, reason)
+        if document.hidden_until > self._sealed.day:
+            reason = f"it is hidden until day {document.hidden_until}, and no earlier entry of its id is kept as long"
+            yield Problem(Verdict.ALTERED, reason)
 
     def _look_for_missing(self) -> None:
         for first, block in self._sealed.leaves.runs():

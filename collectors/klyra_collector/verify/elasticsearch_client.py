@@ -105,7 +105,7 @@ class ElasticsearchClient:
 
         Raises:
             NotFound: HTTP 404.
-            CannotVerify: `unreachable`, `refused`, `too_slow`, `bad_answer`.
+            CannotVerify: `unreachable`, `refused`, `index_closed`, `too_slow`, `bad_answer`.
         """
         try:
             return self._ask(method, path, body)
@@ -119,7 +119,9 @@ class ElasticsearchClient:
         Raises:
             CannotVerify: as `ask`.
         """
-        path = f"/{quote(pattern, safe=',*-')}/_pit?keep_alive={KEEP_ALIVE}&ignore_unavailable=true"
+        # An index that somebody has closed must not be left out without a word: only one of a plain name may be absent.
+        absent = "expand_wildcards=open,closed" if "*" in pattern else "ignore_unavailable=true"
+        path = f"/{quote(pattern, safe=',*-')}/_pit?keep_alive={KEEP_ALIVE}&{absent}"
         try:
             view = PointInTime(self, self.ask("POST", path).get("id"))
         except NotFound as error:
@@ -194,6 +196,12 @@ class ElasticsearchClient:
         if status in _REFUSED:
             raise CannotVerify(
                 f"{self._host} refuses what it is asked (HTTP {status}).", code="refused", remedy=_NO_CREDENTIALS
+            )
+        if status == http.HTTPStatus.BAD_REQUEST and b'"index_closed_exception"' in content:
+            raise CannotVerify(
+                f"Somebody has closed an index of {self._host}.",
+                code="index_closed",
+                remedy="Open it again (POST /INDEX/_open), and try again; nothing was verified.",
             )
         if not http.HTTPStatus.OK <= status < http.HTTPStatus.MULTIPLE_CHOICES:
             raise self._bad_answer(path, f"HTTP {status}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
-from klyra_collector.verify.elasticsearch_documents import document_of, fields_of
+from klyra_collector.verify.elasticsearch_documents import document_of, fields_of, justifies, members, order_of
 from klyra_collector.verify.elasticsearch_ledger import LEDGER_INDEX, MAX_INDEX, LedgerIndex
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ class ElasticsearchCopy:
     def documents(self, log: str) -> Iterator[CopyDocument]:
         """See `CopyReader`."""
         for hit in self.hits(log):
-            yield document_of(hit, log, hit.order[0])
+            document = document_of(hit, log, hit.order[0])
+            day = members(hit.source.get("klyra")).get("shown_from")
+            yield document if day is None else replace(document, hidden_until=self._hidden_until(hit, log, day))
 
     def hits(self, log: str) -> Iterator[Hit]:
         """Yield the entry documents of a shard as they are, by ascending index.
@@ -81,6 +84,17 @@ class ElasticsearchCopy:
             CannotVerify: the cluster cannot be read.
         """
         return self._view().documents(_sealed([log]), _INDEX)
+
+    def _hidden_until(self, hit: Hit, log: str, day: object) -> int:
+        """Return 0 for a document that an earlier one of its id hides."""
+        if type(day) is not int:
+            return MAX_INDEX
+        whose, id_ = hit.source.get("organization_id"), hit.source.get("id")
+        if not isinstance(whose, str) or not isinstance(id_, str):
+            return day
+        query: JsonObject = {"bool": {"filter": [{"term": {"organization_id": whose}}, {"term": {"id": id_}}]}}
+        place = order_of(log), hit.order[0]
+        return 0 if any(justifies(twin, day, place) for twin in self._view().documents(query)) else day
 
     def quarantined(self, log: str) -> Iterator[Hit]:
         """Yield the documents of a shard's quarantined input as they are, by ascending index; raises as `hits`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -21,6 +22,7 @@ from klyra_audit.format.packet_lines import Erased, Opened
 from klyra_audit.format.sections import SALT_SIZE
 from klyra_collector.verify.copies import CopyDocument, CopySections
 from klyra_collector.verify.copies_sqlite import nanoseconds
+from klyra_collector.verify.layout import shard_order
 from klyra_collector.verify.retention import MICROSECONDS_PER_DAY
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _SPECIAL: Final = frozenset(
 _LATEST_NS: Final = 9_223_372_036 * 10**9  # 2262-04-11T23:47:16Z, the last whole second that a date_nanos can say
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
+_REWRITTEN: Final = re.compile(r"~(\d+[ds]|\d{4}(-\d+)?:\d+)\Z", re.ASCII)  # for more days, or erased
 _HELD: Final = re.compile(r"(\.ds-)?klyra-audit-held(-.*)?")  # what a legal hold keeps is copied there
 
 
@@ -61,6 +64,29 @@ def document_of(hit: Hit, log: str, index: int) -> CopyDocument:
         sections=sections_of(sealing),
         is_spare=_HELD.fullmatch(hit.backing_index) is not None,
     )
+
+
+def justifies(hit: Hit, day: int, place: tuple[tuple[int, int], int]) -> bool:
+    """Say whether a document hides another one of its id until some day.
+
+    Args:
+        hit: the document.
+        day: until which it should be kept.
+        place: order of the other one's shard, and its index there.
+    """
+    sealing = members(hit.source.get("klyra"))
+    log, index, expire_day = (sealing.get(name) for name in ("log", "index", "expire_day"))
+    if not isinstance(log, str) or type(index) is not int or type(expire_day) is not int:
+        return False
+    try:
+        return expire_day >= day and (order_of(log), index) < place
+    except ValueError:
+        return False
+
+
+def order_of(log: str) -> tuple[int, int]:
+    """Return the order of a shard among others, by year and number; ValueError if that is none."""
+    return shard_order(Path(log.rpartition("/")[2]))
 
 
 def fields_of(entry: JsonObject) -> Fields:
@@ -152,7 +178,7 @@ def _contradictions(hit: Hit, log: str, index: int, encoded: bytes) -> Fields:
     }
     organization_id, entry_id = hit.source.get("organization_id"), hit.source.get("id")
     plain = f"{organization_id}:{entry_id}" if isinstance(organization_id, str) and isinstance(entry_id, str) else ""
-    if hit.id not in (plain, f"{plain}:{log}:{index}"):
+    if _REWRITTEN.sub("", hit.id) not in (plain, f"{plain}:{log}:{index}"):
         wrong["_id"] = hit.id
     return wrong
 

@@ -5,7 +5,7 @@ const { FluentClient } = require("@fluent-org/logger");
 const chosen = JSON.parse(process.argv[2]);
 
 function client() {
-  const socket = { host: chosen.host, port: chosen.port, reconnect: { backoff: 10, delay: 10 } };
+  const socket = { host: chosen.host, port: chosen.port, reconnect: { backoff: 2, delay: 10, maxDelay: 500 } };
   if (chosen.ca) socket.tls = { ca: fs.readFileSync(chosen.ca), servername: "localhost" };
   const options = {
     eventMode: chosen.mode,
@@ -28,6 +28,7 @@ function numbered() {
 }
 
 async function main() {
+  setInterval(() => {}, 1000); // between two attempts to connect nothing else would keep the process
   const sender = client();
   await sender.connect();
   const results = await Promise.allSettled((chosen.records || numbered()).map((record) => sender.emit(record)));

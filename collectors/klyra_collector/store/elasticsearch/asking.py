@@ -9,7 +9,8 @@ import structlog
 
 from klyra_audit.errors import Halted, KlyraError, RetryLater
 from klyra_collector.store.elasticsearch import duplicates
-from klyra_collector.store.elasticsearch.connection import NotFound, request
+from klyra_collector.store.elasticsearch.connection import IndexClosed, NotFound, request
+from klyra_collector.store.elasticsearch.names import CLOSED_TOO, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,8 +23,6 @@ Hit = dict[str, Any]
 
 _KEEP_ALIVE: Final = "2m"
 _WHOLE: Final = "allow_partial_search_results=false"
-_ABSENT: Final = "ignore_unavailable=true&allow_no_indices=true"  # streams of plans that nobody has yet
-
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +63,7 @@ class Asking:
 
     def answer(self, body: Json) -> dict[str, Any]:
         """Return the whole answer to a search."""
-        return _whole(_asked(self._client, "POST", f"/{self._streams}/_search?{_WHOLE}&{_ABSENT}", body))
+        return _whole(_asked(self._client, "POST", f"/{self._streams}/_search?{_WHOLE}&{WHOLE}", body))
 
     def hits(self, body: Json) -> list[Hit]:
         """Return the documents that a search finds."""
@@ -93,7 +92,7 @@ class Asking:
 
     def freeze(self) -> PointInTime:
         """Return all documents as they are now; somebody must close it."""
-        path = f"/{self._streams}/_pit?keep_alive={_KEEP_ALIVE}&ignore_unavailable=true"
+        path = f"/{self._streams}/_pit?keep_alive={_KEEP_ALIVE}&{CLOSED_TOO}"
         return PointInTime(self._client, str(_asked(self._client, "POST", path)["id"]))
 
 
@@ -131,7 +130,7 @@ def _asked(client: Elasticsearch, method: str, path: str, body: Json | None = No
 
 def _told(error: KlyraError) -> KlyraError:
     """Return an error that says nothing of the cluster."""
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound | IndexClosed):
         return _incomplete()
     if isinstance(error, RetryLater):
         return StoreUnavailable("The store does not answer now.", remedy="Try again in a moment.")
@@ -142,7 +141,7 @@ def _told(error: KlyraError) -> KlyraError:
 
 
 def _whole(answer: dict[str, Any]) -> dict[str, Any]:
-    if answer.get("timed_out") or answer.get("_shards", {}).get("failed"):
+    if answer.get("timed_out") or answer.get("_shards", {}).get("failed") or "hits" not in answer:
         raise _incomplete()
     return answer
 

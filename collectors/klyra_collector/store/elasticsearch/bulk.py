@@ -19,7 +19,7 @@ import structlog
 from klyra_audit.errors import Halted, Paused, RetryLater
 from klyra_collector.backoff import Backoff
 from klyra_collector.store.elasticsearch.pace import Pace
-from klyra_collector.store.elasticsearch.results import ItemResult, Result, blames_mapping, of_item, of_request
+from klyra_collector.store.elasticsearch.results import CLOSED, ItemResult, Result, blames_mapping, of_item, of_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -363,6 +363,11 @@ def _taken(index: str) -> ItemResult:
 def _not_let_in(status: int, reason: str) -> WriterRefused:
     if status == 404:  # noqa: PLR2004 - HTTP status
         return WriterRefused(f"Elasticsearch has no such stream: {reason}.", remedy=_SETUP)
+    if CLOSED in reason:
+        return WriterRefused(
+            f"Somebody has closed the index behind {reason}.",
+            remedy="Open it again: POST /INDEX/_open; nothing was skipped, the follower goes on by itself.",
+        )
     return WriterRefused(
         f"Elasticsearch refuses the writer ({status}): {reason}.",
         remedy="Check the API key of store.elasticsearch.write_url (create_doc on klyra-audit-*) and its expiry, "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klyra_audit.timestamps import MICROSECONDS, SECONDS_PER_DAY, day_of
 from klyra_collector.store.elasticsearch.connection import Flavor, request
-from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, PREFIX, QUARANTINE_STREAMS
+from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, PREFIX, QUARANTINE_STREAMS, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 _POLICIES: Final = 10_000  # more than there can be: each length that is kept has one
-_WHOLE: Final = "allow_partial_search_results=false&ignore_unavailable=true&allow_no_indices=true"
+_WHOLE: Final = f"allow_partial_search_results=false&{WHOLE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ _KNOWN_PARAMETERS = {"api_key", "user", "password", "ca"}
 _SECONDS = 30
 _OLDEST = (8, 19)
 _UNKNOWN_MAJOR = 10
+_NOT_TRUSTED = ("CERTIFICATE", "HOSTNAME")  # as the libraries say it: who signed it, and for whom
 
 
 class ClusterUnreachable(RetryLater):
@@ -33,6 +34,12 @@ class ClusterRefuses(Paused):
     """The cluster refuses us: the key, the certificate, or what the key may do."""
 
     code = "cluster_refuses"
+
+
+class IndexClosed(Paused):
+    """An index that is asked about was closed, so that what it holds would be missing in an answer."""
+
+    code = "index_closed"
 
 
 class ClusterUnsuitable(Halted):
@@ -69,6 +76,11 @@ class ClusterUrl:
     def shown(self) -> str:
         """The hosts, as messages name them."""
         return ", ".join(self.hosts)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether we say who we are; a cluster without security needs none."""
+        return self.api_key is not None or self.user is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +195,7 @@ def request(client: Elasticsearch, method: str, path: str, body: Any = None) -> 
     """Send one request and return the JSON of its answer.
 
     Raises:
-        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable: see `translated`.
+        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable, IndexClosed: see `translated`.
         NotFound: there is nothing there.
         Rejected: `cluster_rejects`: the cluster understood, and will not.
     """
@@ -191,9 +203,12 @@ def request(client: Elasticsearch, method: str, path: str, body: Any = None) -> 
 
     headers = {"accept": "application/json"} | ({} if body is None else {"content-type": "application/json"})
     try:
-        return client.perform_request(method, path, headers=headers, body=body).body
+        answer = client.perform_request(method, path, headers=headers, body=body).body
     except (ApiError, TransportError) as error:
         raise translated(error) from error
+    if not isinstance(answer, dict | list):
+        raise ClusterUnreachable("Something else answers in the cluster's place.", remedy="Check what lies between.")
+    return answer
 
 
 class NotFound(Rejected):
@@ -210,7 +225,7 @@ def translated(error: ApiError | TransportError) -> KlyraError:
         return ClusterUnsuitable("What answers is no Elasticsearch.", remedy="Check the URL.", code="no_product")
     if isinstance(error, ApiError):
         return _of_status(error.status_code, _reason(error.body))
-    if "CERTIFICATE" in error.message.upper():
+    if any(word in error.message.upper() for word in _NOT_TRUSTED):
         return ClusterRefuses(
             f"Its certificate is not trusted: {error.message}.", remedy="Set ca= to its authority's certificate."
         )
@@ -226,6 +241,8 @@ def _of_status(status: int, reason: str) -> KlyraError:
         return NotFound(f"The cluster has no such thing: {reason}.")
     if status in (403, 408, 429) or status >= 500:  # noqa: PLR2004 - HTTP
         return ClusterUnreachable(f"The cluster cannot do it now ({status}): {reason}.")
+    if "index_closed_exception" in reason:
+        return IndexClosed(f"Somebody has closed an index: {reason}.", remedy="Open it again: POST /INDEX/_open.")
     return Rejected(f"The cluster will not do it ({status}): {reason}.", code="cluster_rejects")
 
 

@@ -11,6 +11,7 @@ from the sections alone, which stand under `klyra.sections` as the canonical tex
     klyra.org_ref, .org_seq, .flags, .sealing_day, .ingested_at   as the leaf says; ingested_at in milliseconds
     klyra.timestamp_ns        the sort key: the timestamp in nanoseconds since 1970
     klyra.expire_day          effective: the leaf's, or a later one by EXTEND; 4294967295 never
+    klyra.shown_from          of a later sealing of an id: the day on which the earlier one's retention ends
     klyra.policy, .held       retention policy of its stream; whether a legal hold keeps it
     klyra.sections, .salts    {core, actor, target}: canonical text; base64. What is absent or erased is left out
     klyra.c                   {actor, target}: commitments, hex, of what was erased
@@ -67,11 +68,13 @@ class Placing:
         policy: retention policy of the stream.
         expire_day: effective; `leaf.NEVER` for ever.
         held: a legal hold keeps it.
+        shown_from: the UTC day from which it is shown, if another document has its id; None for one that is.
     """
 
     policy: str
     expire_day: int
     held: bool = False
+    shown_from: int | None = None
 
 
 class MetadataFields:
@@ -229,6 +232,8 @@ def _envelope(
         "sections": sections,
         "salts": salt_texts,
     }
+    if placing.shown_from is not None:
+        envelope["shown_from"] = placing.shown_from
     remaining = _commitments_of_absent(body.commitments, sections)
     if remaining:
         envelope["c"] = remaining

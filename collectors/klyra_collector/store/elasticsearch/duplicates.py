@@ -46,11 +46,15 @@ class Span:
 
 
 def overlaps_of(answer: Mapping[str, Any]) -> list[Span]:
-    """Return where records may have several documents, from an answer with the aggregations `SPANS`."""
+    """Return where records may have several documents, from an answer with the aggregations `SPANS`.
+
+    Without any index there are no aggregations in an answer, and a document without a place in the ledger has none.
+    """
     found = sorted(
         Span(log["key"], int(log["first"]["value"]), int(log["last"]["value"]))
-        for index in answer["aggregations"]["indexes"]["buckets"]
+        for index in answer.get("aggregations", {}).get("indexes", {}).get("buckets", ())
         for log in index["logs"]["buckets"]
+        if log["first"]["value"] is not None
     )
     return [span for _, spans in groupby(found, key=lambda span: span.log) for span in _overlaps(list(spans))]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from klyra_audit.errors import Rejected
 from klyra_collector.store.elasticsearch.connection import NotFound, request
 from klyra_collector.store.elasticsearch.definitions import flattened
-from klyra_collector.store.elasticsearch.setup import SetupRefused, apply
+from klyra_collector.store.elasticsearch.setup import SetupRefused, State, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,21 @@ def make_ready(
     check_templates(client, wanted)
     apply(client, [change for change in changes if change.definition.kind in _MADE_BY_TEMPLATES], on_made)
     update_indexes(client, wanted, on_updated)
+
+
+def outdated_streams(changes: Iterable[Change]) -> list[str]:
+    """Return the streams that `make_ready` may give a new index, since a template of theirs is going to change."""
+    changes = list(changes)
+    changing = {change.definition.name for change in changes if change.state is State.DIFFERENT}
+    templates = [change.definition for change in changes if change.definition.kind == "index template"]
+    patterns = [
+        pattern
+        for template in templates
+        if changing & {template.name, *(template.body or {}).get("composed_of", ())}
+        for pattern in (template.body or {})["index_patterns"]
+    ]
+    there = [one.definition for one in changes if one.definition.kind == "data stream" and one.state is State.SAME]
+    return [stream.name for stream in there if any(fnmatchcase(stream.name, pattern) for pattern in patterns)]
 
 
 def check_templates(client: Elasticsearch, wanted: Iterable[Definition]) -> None:

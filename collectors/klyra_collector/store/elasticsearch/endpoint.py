@@ -58,6 +58,8 @@ class BulkClient:
             return BulkAnswer(error.status_code, *_explained(error), retry_after=_retry_after(error))
         except (TransportError, SerializationError) as error:
             return _unanswered(error)
+        if not isinstance(answer, dict):
+            return BulkAnswer(0, reason="something else answers in the cluster's place")
         return BulkAnswer(_OK, items=answer.get("items", ()))
 
 
@@ -80,7 +82,7 @@ def asked(client: Elasticsearch, method: str, path: str, body: Any = None) -> An
     """Send a request without which the follower cannot go on; return the JSON of its answer.
 
     Raises:
-        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable: see `connection.request`.
+        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable, IndexClosed: see `connection.request`.
         WriterRefused: what is asked about is not there.
         RequestNotUnderstood: the cluster understood, and will not.
     """

@@ -51,6 +51,7 @@ class Parts:
         present: knows what was written before this process.
         operations, sweep: change and delete with the sweeper's key.
         facts: what the ledger says about retention up to now.
+        on_searchable: told origin → size of what a search finds by now; must not raise.
         on_idle: called now and then; must not raise.
     """
 
@@ -62,6 +63,7 @@ class Parts:
     operations: Operations
     sweep: Sweep
     facts: Callable[[], RetentionFacts]
+    on_searchable: Callable[[Mapping[str, int]], None] = field(default=lambda _: None)
     on_idle: Callable[[], None] = field(default=lambda: None)
 
 
@@ -149,6 +151,15 @@ class ElasticsearchStore:
             self._sweep()
         return False
 
+    def finish(self) -> None:
+        """Write what the ledger's copy lacks of what was applied: nothing comes after it for as long as we are stopped.
+
+        Raises:
+            ElasticsearchBusy, WriterRefused, ClusterRefuses: it is written after the next start.
+            CopyDiffers: see there.
+        """
+        self._complete_copy()
+
     def _store(self, batch: Batch) -> int:
         """Create the documents of a batch and the bundles it completes; return how many documents there must be."""
         found = self._found_applied.get(batch.origin, 0)
@@ -180,7 +191,7 @@ class ElasticsearchStore:
         if not (batch.rewritten or batch.extensions or batch.holds):
             return
         operations = self._parts.operations
-        operations.erase(batch.rewritten, batch.start)
+        operations.erase(batch.rewritten, batch.origin, batch.start)
         for extension in batch.extensions:
             operations.extend(extension)
         for hold in batch.holds:
@@ -193,7 +204,9 @@ class ElasticsearchStore:
         if batch.end > cursor.applied.get(batch.origin, 0):
             cursor = cursor.moved(batch.origin, batch.end)
         if batch.rewritten or batch.extensions or batch.holds:
-            cursor = cursor.seen(self._parts.searchable.all_found())
+            sizes = self._parts.searchable.all_found()
+            cursor = cursor.seen(sizes)
+            self._parts.on_searchable(sizes)
         save(self._cursors, cursor, self._disk)
         self._cursor = cursor
 
@@ -201,16 +214,20 @@ class ElasticsearchStore:
         """Do what is due while following and in between."""
         self._seen(self._parts.searchable.look())
         if self._parts.ledger_copy.is_due():
-            lines = self._parts.ledger_copy.rest()
-            self._copy(lines)
-            self._parts.ledger_copy.written(lines)
+            self._complete_copy()
         self._parts.on_idle()
+
+    def _complete_copy(self) -> None:
+        lines = self._parts.ledger_copy.rest()
+        self._copy(lines)
+        self._parts.ledger_copy.written(lines)
 
     def _seen(self, sizes: Mapping[str, int]) -> None:
         if sizes:
             cursor = self._cursor.seen(sizes)
             save(self._cursors, cursor, self._disk)
             self._cursor = cursor
+            self._parts.on_searchable(sizes)
 
     def _sweep(self) -> None:
         # A sweep that fails is tried again by the follower's own waiting.

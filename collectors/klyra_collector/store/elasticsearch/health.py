@@ -22,7 +22,7 @@ from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.names import HEALTH_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from elasticsearch import Elasticsearch
 
@@ -51,6 +51,7 @@ class Sources:
         waiting: how many quarantined inputs nobody has looked after.
         dead_letters: how many entries the store will never take.
         witnessed_s: by when witnesses had cosigned last, seconds since 1970; None without any.
+        self_check: what the copy's looking at itself has found.
         wall_us: present time, microseconds since 1970.
     """
 
@@ -62,6 +63,7 @@ class Sources:
     dead_letters: Callable[[], int]
     witnessed_s: Callable[[], int | None]
     wall_us: Callable[[], int]
+    self_check: Callable[[], Mapping[str, Any]] = dict
 
 
 class Health:
@@ -100,6 +102,7 @@ class Health:
             **_ingest_delay(sources.reader, log),
             **self._store_lag(origins, now_us),
             **_destinations(statuses),
+            **sources.self_check(),
         }
         found["followers"] = _followers(found, statuses)
         found["policies"] = [

@@ -17,9 +17,10 @@ from klyra_collector.store.elasticsearch.bulk import ElasticsearchBusy, Line, Wr
 from klyra_collector.store.elasticsearch.documents import Placing, entry_document
 from klyra_collector.store.elasticsearch.endpoint import asked
 from klyra_collector.store.elasticsearch.lines import repeated
-from klyra_collector.store.elasticsearch.names import PREFIX
+from klyra_collector.store.elasticsearch.names import PREFIX, WHOLE
+from klyra_collector.store.elasticsearch.repeats import Repeats, day_after, id_of, sealing_of
 from klyra_collector.store.elasticsearch.results import Result, of_deleted, of_request
-from klyra_collector.store.elasticsearch.searchable import WHOLE, place, searched
+from klyra_collector.store.elasticsearch.searchable import place, searched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 500
 _OK: Final = 200
+_MEMBERS: Final = {"log": str, "index": int, "sealing_day": int, "expire_day": int, "held": bool, "policy": str}
 _REMEDY: Final = (
     "Give store.elasticsearch.sweep_url a key that may read, create, delete and refresh on klyra-audit-*: "
     "klyra-audit setup elasticsearch makes one."
@@ -76,6 +78,7 @@ class Operations:
         self._endpoint = endpoint
         self._streams = streams
         self._fields = fields
+        self._repeats = Repeats(client)
 
     def refresh(self) -> None:
         """Have searches find everything that is stored."""
@@ -89,7 +92,9 @@ class Operations:
             return []
         conditions: list[dict[str, Any]] = _whose(origin, org_ref)
         conditions += [{"bool": {"should": named}}, {"exists": {"field": "organization_id"}}]
-        return sorted({stored.source["klyra"]["index"] for stored in self._all(_all_of(conditions), ["klyra.index"])})
+        among = self._all(_all_of(conditions), ["klyra.index"])
+        found = {stored.source.get("klyra", {}).get("index") for stored in among}
+        return sorted(index for index in found if type(index) is int)
 
     def extend(self, extension: Extension) -> int:
         """Move what an EXTEND record names into the streams of the longer retention; return how many there were.
@@ -107,7 +112,9 @@ class Operations:
                 return None
             return Placing(policy=policy, expire_day=day, held=klyra["held"])
 
-        return self._move(_all_of(conditions), placing)
+        moved = self._move(_all_of(conditions), placing)
+        self._postpone(extension.org_ref)
+        return moved
 
     def hold(self, hold: Hold) -> int:
         """Move what a HOLD record covers into the streams that nothing deletes; return how many there were.
@@ -128,24 +135,26 @@ class Operations:
 
         return self._move(_all_of(conditions), placing)
 
-    def erase(self, entries: Sequence[CheckedEntry], number: int) -> None:
+    def erase(self, entries: Sequence[CheckedEntry], origin: str, number: int) -> None:
         """Write entries again without what was erased from them, and delete what held it.
 
         Args:
             entries: as they are in the ledger, with the sections that are not to be shown.
-            number: index of the ERASURE record, by which the new documents are known.
+            origin: shard of the ERASURE record.
+            number: its index; the new documents are known by both.
         """
         if not entries:
             return
         self.refresh()
+        mark = f"~{origin.rpartition('/')[2]}:{number}"
         touched: set[str] = set()
         for entry in entries:
-            touched.update(self._erase(entry, number))
+            touched.update(self._erase(entry, mark))
         if touched:
             self.refresh()
             # What is deleted stays on disk until its segment is merged; this merges those with much of it.
             listed = ",".join(sorted(touched))
-            asked(self._client, "POST", f"/{listed}/_forcemerge?only_expunge_deletes=true&{WHOLE}")
+            asked(self._client, "POST", f"/{listed}/_forcemerge?only_expunge_deletes=true&ignore_unavailable=true")
 
     def expire(self, expiration: Expiration, limit: int) -> int:
         """Delete up to `limit` documents that an EXPIRY record names; return how many."""
@@ -178,18 +187,23 @@ class Operations:
                 raise _refused(found.result, found.status, found.reason)
         return len(actions)
 
-    def _erase(self, entry: CheckedEntry, number: int) -> Iterator[str]:
+    def _erase(self, entry: CheckedEntry, mark: str) -> Iterator[str]:
         """Write one entry again; yield the indexes in which it stood."""
         record = entry.record
         query = place(record.origin, record.index, record.index + 1)
         standing = [_stored(hit) for hit in self._page(query, None, None, _PAGE)]
-        old = [stored for stored in standing if not stored.id.endswith(f"~{number}")]
+        old = [stored for stored in standing if not stored.id.endswith(mark)]
         if not old:
             return
-        klyra = old[0].source["klyra"]
-        placing = Placing(policy=klyra["policy"], expire_day=klyra["expire_day"], held=klyra["held"])
+        ours = next(filter(_is_ours, old), None)
+        if ours is None:  # what stands in its place is somebody else's, and goes all the same: it may hold the same
+            self.delete(old)
+            yield from (stored.index for stored in old)
+            return
+        klyra = ours.source["klyra"]
+        placing = _placing(klyra)
         document = entry_document(record, placing, self._fields, entry.erased)
-        identity = f"{old[0].id.partition('~')[0]}~{number}"
+        identity = f"{ours.id.partition('~')[0]}{mark}"
         stream = self._streams.of_entry(placing, document["organization_id"])
         self._create([Line(stream, identity, orjson.dumps(document), record.origin, record.index)])
         self.delete(old)
@@ -203,7 +217,7 @@ class Operations:
             after = hits[-1]["sort"]
             old: list[Stored] = []
             lines: list[Line] = []
-            for stored in map(_stored, hits):
+            for stored in filter(_is_ours, map(_stored, hits)):
                 new = placing(stored.source["klyra"])
                 if new is not None:
                     old.append(stored)
@@ -213,6 +227,21 @@ class Operations:
         if moved:
             self.refresh()
         return moved
+
+    def _postpone(self, org_ref: bytes) -> None:
+        """Have later sealings of an id wait for as long as the earlier ones are kept now; there are hardly any."""
+        conditions = [{"term": {"klyra.org_ref": org_ref.hex()}}, {"exists": {"field": "klyra.shown_from"}}]
+        for stored in list(filter(_is_ours, self._all(_all_of(conditions), None))):
+            source, klyra = stored.source, stored.source["klyra"]
+            one = id_of(source)
+            day = day_after(self._repeats.stored({one[1]}).get(one, ()), sealing_of(source))
+            if day is None or day <= klyra["shown_from"]:
+                continue
+            stream = self._streams.of_entry(_placing(klyra), source["organization_id"])
+            later = orjson.dumps(source | {"klyra": klyra | {"shown_from": day}})
+            identity = f"{stored.id.partition('~')[0]}~{day}s"
+            self._create([Line(stream, identity, later, klyra["log"], klyra["index"])])
+            self.delete([stored])
 
     def _placed(self, stored: Stored, placing: Placing) -> Line:
         """Return the line of a document at another place; one that stays in its stream gets an `_id` of its own."""
@@ -255,7 +284,7 @@ class Operations:
                     remedy="Nothing was deleted; the same is tried again.",
                 )
 
-    def _all(self, query: JsonObject, source: list[str]) -> Iterator[Stored]:
+    def _all(self, query: JsonObject, source: list[str] | None) -> Iterator[Stored]:
         after: list[Any] | None = None
         while hits := self._page(query, source, after, _PAGE):
             after = hits[-1]["sort"]
@@ -279,6 +308,22 @@ class Operations:
 
 def _stored(hit: dict[str, Any]) -> Stored:
     return Stored(hit["_index"], hit["_id"], hit.get("_source") or {})
+
+
+def _placing(klyra: JsonObject) -> Placing:
+    """Return where a document stands."""
+    return Placing(
+        policy=klyra["policy"],
+        expire_day=klyra["expire_day"],
+        held=klyra["held"],
+        shown_from=klyra.get("shown_from"),
+    )
+
+
+def _is_ours(stored: Stored) -> bool:
+    """Say whether a document has what ours have; what it is otherwise, verification says."""
+    klyra = stored.source.get("klyra", {})
+    return type(klyra) is dict and all(type(klyra.get(name)) is kind for name, kind in _MEMBERS.items())
 
 
 def _whose(origin: str, org_ref: bytes) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 _NEEDED = "create_doc"
+_NEEDED_TO_SWEEP = ("read", "view_index_metadata", "create_doc", "delete", "maintenance")
 # Whatever changes or removes documents, or has the cluster do so: by another mapping, lifecycle or key.
 _TOO_MUCH = (
     *("index", "delete", "delete_index", "write", "manage", "maintenance", "all"),
@@ -24,7 +25,14 @@ _TOO_MUCH_OF_A_CLUSTER = (
     *("manage_ilm", "manage_slm"),
 )
 _UNKNOWN_TO_SERVERLESS = {"manage_ilm", "manage_slm", "manage_failure_store"}
-_REMEDY = "Use the key that `klyra-audit setup elasticsearch --keys FOLDER` makes for the writer."
+_WRITER = (
+    "Use the key that `klyra-audit setup elasticsearch --keys FOLDER` makes for the writer, "
+    "in store.elasticsearch.write_url."
+)
+_SWEEPER = (
+    "Use the key that `klyra-audit setup elasticsearch --keys FOLDER` makes for the sweeper, "
+    "in store.elasticsearch.sweep_url."
+)
 
 
 class KeyTooPowerful(Halted):
@@ -34,7 +42,7 @@ class KeyTooPowerful(Halted):
 
 
 class KeyTooWeak(Paused):
-    """The writer's key may not write."""
+    """The writer's or the sweeper's key may not do its work."""
 
     code = "key_too_weak"
 
@@ -68,13 +76,28 @@ def check_writer(client: Elasticsearch, streams: Iterable[str] = (), flavor: Fla
     answer = request(client, "POST", "/_security/user/_has_privileges", asked)
     granted: Mapping[str, Mapping[str, bool]] = answer["index"]
     if not granted[pattern].get(_NEEDED):
-        raise KeyTooWeak(f"The writer's key lacks {_NEEDED} on {pattern}.", remedy=_REMEDY)
+        raise KeyTooWeak(f"The writer's key lacks {_NEEDED} on {pattern}.", remedy=_WRITER)
     found = {right for rights in granted.values() for right, has in rights.items() if has and right != _NEEDED}
     found |= {f"cluster {right}" for right, has in answer["cluster"].items() if has}
     if found:
         raise KeyTooPowerful(
-            f"The writer's key may do more than add entries: {', '.join(sorted(found))}.", remedy=_REMEDY
+            f"The writer's key may do more than add entries: {', '.join(sorted(found))}.", remedy=_WRITER
         )
+
+
+def check_sweeper(client: Elasticsearch) -> None:
+    """Return if the key of `client` may move and delete what records of the ledger name.
+
+    Raises:
+        KeyTooWeak: naming the privileges that it lacks.
+        ClusterUnreachable, ClusterRefuses: see `connection.request`.
+    """
+    pattern = f"{names.PREFIX}*"
+    asked = {"index": [{"names": [pattern], "privileges": [*_NEEDED_TO_SWEEP]}]}
+    granted = request(client, "POST", "/_security/user/_has_privileges", asked)["index"][pattern]
+    lacking = [right for right in _NEEDED_TO_SWEEP if not granted.get(right)]
+    if lacking:
+        raise KeyTooWeak(f"The sweeper's key lacks {', '.join(lacking)} on {pattern}.", remedy=_SWEEPER)
 
 
 def _known(privileges: Iterable[str], flavor: Flavor) -> list[str]:

@@ -92,6 +92,14 @@ def organization_body(organization_id: str) -> Json:
     return {"size": 1, "track_total_hits": False, "_source": ["klyra.org_ref"], "query": {"bool": {"filter": where}}}
 
 
+def organization_of(hit: Hit) -> str:
+    """Return that reference; `StoreAltered` if it is none."""
+    org_ref = hit["_source"].get("klyra", {}).get("org_ref")
+    if not isinstance(org_ref, str):
+        raise altered(hit)
+    return org_ref
+
+
 def replays_body(org_ref: str | None, references: Sequence[str] | None) -> Json:
     """Return the body of a search for entries that tell of replays, in the ledger's order.
 

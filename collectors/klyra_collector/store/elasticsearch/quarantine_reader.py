@@ -117,7 +117,7 @@ class ElasticsearchQuarantine:
         known = self._references.get(organization_id)
         if known is None:
             for hit in self._entries.hits(queries.organization_body(organization_id)):
-                known = self._references[organization_id] = str(hit["_source"]["klyra"]["org_ref"])
+                known = self._references[organization_id] = queries.organization_of(hit)
         return known
 
 

@@ -66,6 +66,11 @@ def search_body(search: Search, limit: int) -> Json:
     return body
 
 
+def shown(today: int) -> Json:
+    """Return the condition that no earlier sealing of the same id is shown."""
+    return {"bool": {"must_not": [{"range": {"klyra.shown_from": {"gt": today}}}]}}
+
+
 def sort_of(order: Order) -> list[Json]:
     """Return the sort key of DESIGN section 7."""
     return [{name: {"order": order}} for name in ("klyra.timestamp_ns", "klyra.log", "klyra.index")]
@@ -81,6 +86,7 @@ def conditions(search: Search) -> list[Json]:
     found: list[Json] = [
         {"term": {"organization_id": search.organization_id}},
         {"range": {"klyra.expire_day": {"gt": search.today}}},
+        shown(search.today),
     ]
     found += _times(search.filters)
     for name, field in FIELDS.items():
@@ -107,6 +113,7 @@ def one_body(organization_id: str, entry_id: str, today: int) -> Json:
                     {"term": {"organization_id": organization_id}},
                     {"term": {"id": entry_id}},
                     {"range": {"klyra.expire_day": {"gt": today}}},
+                    shown(today),
                 ]
             }
         },

@@ -6,8 +6,8 @@
 | 201 or 200 with `failure_store: used` | REFUSED: it lies in the failure store, where no search finds it |
 | 409 `version_conflict_engine_exception` | EXISTS: whoever has the `_id` decides (`ours`) |
 | 429; 403 or 429 `cluster_block_exception`; 408; 5xx | RETRY: that document alone, after a wait |
-| 400 `strict_dynamic_mapping_exception` | PAUSE: the envelope is ours, so the mapping is of an older set-up |
-| any other 400 | REFUSED: a dead letter |
+| 400 `index_closed_exception` | PAUSE: somebody has closed the index, and can open it |
+| any other 400 | REFUSED: a dead letter; that most of many are tells of another mapping (`blames_mapping`) |
 | 401, 403 `security_exception`, 404, anything else | PAUSE: an operator must act |
 
 | answer for a whole request | what is done |
@@ -39,11 +39,11 @@ _TOO_LARGE: Final = 413
 _REFUSED_ACCESS: Final = frozenset({401, 403, 404})
 
 _CLUSTER_BLOCK: Final = "cluster_block_exception"
-_CLOSED_MAPPING: Final = "strict_dynamic_mapping_exception"
 _VERSION_CONFLICT: Final = "version_conflict_engine_exception"
 _REASON_CHARACTERS: Final = 300
 
 SUSPICIOUSLY_MANY: Final = 10
+CLOSED: Final = "index_closed_exception"
 
 
 class Result(StrEnum):
@@ -128,9 +128,7 @@ def _of_status(status: int, kind: str) -> Result:
         return Result.EXISTS if kind == _VERSION_CONFLICT else Result.RETRY
     if status in _RETRY or status in _SERVER_ERRORS or kind == _CLUSTER_BLOCK:
         return Result.RETRY
-    if status == _BAD_REQUEST and kind != _CLOSED_MAPPING:
-        return Result.REFUSED
-    return Result.PAUSE
+    return Result.REFUSED if status == _BAD_REQUEST and kind != CLOSED else Result.PAUSE
 
 
 def _reason(error: Mapping[str, Any]) -> str:

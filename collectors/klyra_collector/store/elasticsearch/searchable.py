@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from klyra_collector.store.elasticsearch.endpoint import asked
-from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, QUARANTINE_STREAMS
+from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, QUARANTINE_STREAMS, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 RECORDS: Final = f"/{ENTRY_STREAMS},{QUARANTINE_STREAMS}"
-WHOLE: Final = "ignore_unavailable=true&allow_no_indices=true"
 MOST_HITS: Final = 10_000  # of one search (reference, "index.max_result_window")
 
 _EVERY_SECONDS: Final = 1.0
@@ -157,4 +156,9 @@ class Present:
 
 def searched(client: Elasticsearch, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
     """Return the answer of a search over entries and quarantined input, of every shard or of none."""
-    return asked(client, "POST", f"{RECORDS}/_search?allow_partial_search_results=false&{WHOLE}", body)
+    return searched_in(client, RECORDS, body)
+
+
+def searched_in(client: Elasticsearch, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the answer of a search over some streams, of every shard or of none."""
+    return asked(client, "POST", f"{path}/_search?allow_partial_search_results=false&{WHOLE}", body)

@@ -40,6 +40,13 @@ class Streams:
         longer = next((plan.plan for plan in plans if plan.may_be_longer), next(iter(policies.plans)))
         return cls(lengths, longer, frozenset(dedicated))
 
+    def of_plans(self) -> list[str]:
+        """Return every stream of the plans on sale."""
+        plans = sorted(self.policy_names.values())
+        shared = [name for plan in plans for name in (names.entry_stream(plan), names.quarantine_stream(plan))]
+        own = [names.dedicated_stream(plan, one) for plan in plans for one in sorted(self.dedicated)]
+        return [*shared, *own, names.QUARANTINE_HELD_STREAM]
+
     def policy(self, retention_days: int) -> str:
         """Return the retention policy that keeps entries for some days."""
         return self.policy_names.get(retention_days) or f"{self.longer}-{retention_days}d"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from klyra_collector.store import addresses
-from klyra_collector.store.elasticsearch.queries import FIELDS, Json
+from klyra_collector.store.elasticsearch.queries import FIELDS, Json, altered
 from klyra_collector.store.rows import HIGHEST_NS, LOWEST_NS
 from klyra_collector.store.summarizing import TOP_NAMES, Frequent, spread
 
@@ -38,9 +38,13 @@ def edge_body(where: Sequence[Json], order: Order) -> Json:
 
 
 def edge_of(answer: Mapping[str, Any]) -> int | None:
-    """Return the time of that entry; None without any."""
-    hits = answer["hits"]["hits"]
-    return int(hits[0]["_source"]["klyra"]["timestamp_ns"]) if hits else None
+    """Return the time of that entry, None without any; `StoreAltered` if it has none."""
+    for hit in answer["hits"]["hits"]:
+        moment = hit["_source"].get("klyra", {}).get("timestamp_ns")
+        if type(moment) is not int:
+            raise altered(hit)
+        return moment
+    return None
 
 
 def counts_body(where: Sequence[Json], first_ns: int, last_ns: int, interval_ns: int, top: int) -> Json:

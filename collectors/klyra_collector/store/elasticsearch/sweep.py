@@ -65,7 +65,7 @@ class Sweep:
             yield [
                 Stored(hit["_index"], hit["_id"], {})
                 for hit in hits
-                if _is_over(origin, hit["_source"]["klyra"], facts)
+                if _is_over(origin, hit["_source"].get("klyra", {}), facts)
             ]
 
     def _page(self, query: Mapping[str, Any], after: list[Any] | None) -> list[dict[str, Any]]:

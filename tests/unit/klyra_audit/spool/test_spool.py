@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -135,7 +136,9 @@ class TestAppending:
         """Its event is written all the same; the lead goes to somebody who is still there."""
         disk = StandingDisk()
         opened = spool(tmp_path / "s", disk)
-        with ThreadPoolExecutor(2) as threads:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        with ThreadPoolExecutor(2) as threads, contextlib.ExitStack() as after:
+            after.callback(signal.signal, signal.SIGINT, before)
             first = threads.submit(opened.append, prepared())
             assert disk.reached.acquire(timeout=10)
             writer = opened.own()[0].writer

@@ -16,7 +16,7 @@ from klyra_collector.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.destination_status import DestinationStatus, State, write_status
 from klyra_collector.seal.durable import Disk
 from support import sink as sinks
-from support.otelcol import free_ports
+from support.ports import free_ports
 from support.records import record, submission
 from support.sealing import MIDSUMMER_US, SetClock, open_ledger
 from support.sink import Answer

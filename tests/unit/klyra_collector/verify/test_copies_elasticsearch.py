@@ -12,18 +12,22 @@ from typer.testing import CliRunner
 
 from klyra_audit.format import policy, sections
 from klyra_collector.cli import verify as command
+from klyra_collector.store.elasticsearch.documents import Placing, entry_document
 from klyra_collector.verify import Options, Verdict, elasticsearch_copy
 from klyra_collector.verify.copies_elasticsearch import verify_alone, verify_with_ledger
 from klyra_collector.verify.elasticsearch_address import ElasticsearchAddress
-from klyra_collector.verify.elasticsearch_client import ElasticsearchClient
+from klyra_collector.verify.elasticsearch_client import ElasticsearchClient, Hit
 from klyra_collector.verify.elasticsearch_copy import ElasticsearchCopy
+from klyra_collector.verify.elasticsearch_documents import document_of, fields_of
 from support.baseline import baseline
-from support.elasticsearch_copies import stored_of
+from support.elasticsearch_copies import FIELDS, stored_of
 from support.elasticsearch_reading import ReadingElasticsearch, Stored, reading
+from support.entries import MemoryLedger, document
 from support.forge import SECOND_US
 
 V = Verdict
 GOOD = {V.OK, V.EXPIRED_OK, V.REDACTED_OK}
+PLACING = Placing(policy="startup", expire_day=20_600)
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +259,71 @@ class TestDocuments:
         victim.id = f"{victim.id}:{victim.source['klyra']['log']}:{victim.source['klyra']['index']}"
         assert not bad(verify())
 
+    @pytest.mark.parametrize("mark", ["~2026:40", "~2026-2:40", "~20900d", "~20900s"])
+    def test_a_document_that_was_written_again(self, victim, verify, mark) -> None:
+        """Its id says for what: an erasure, or more days under a hold."""
+        victim.id += mark
+        assert not bad(verify())
+
+    @pytest.mark.parametrize("mark", ["~", "~x", "~40", "~2026:40~1d", "~20900d\n", "~٤d"])
+    def test_an_id_with_more_than_that(self, victim, verify, mark) -> None:
+        """ALTERED."""
+        victim.id += mark
+        assert bad(verify()) == {V.ALTERED: 1}
+
+    def test_hidden_by_nobody(self, victim, verify) -> None:
+        """ALTERED: no other entry has its id, so nothing may keep it from being shown."""
+        victim.source["klyra"]["shown_from"] = 60_000
+        assert bad(verify()) == bad(verify(alone=True)) == {V.ALTERED: 1}
+        victim.source["klyra"]["shown_from"] = "soon"
+        assert bad(verify()) == {V.ALTERED: 1}
+
+    def test_shown_by_now(self, victim, verify) -> None:
+        """What hid it may be gone."""
+        victim.source["klyra"]["shown_from"] = 20_000
+        assert not bad(verify())
+
+    @pytest.mark.parametrize(
+        ("change", "verdicts"),
+        [
+            ({}, {V.EXTRA: 1}),
+            ({"expire_day": 59_999}, {V.EXTRA: 1, V.ALTERED: 1}),
+            ({"index": 10_000}, {V.EXTRA: 1, V.ALTERED: 1}),
+            ({"log": "klyra-audit.test/collector-1/x"}, {V.EXTRA: 1, V.ALTERED: 1}),
+            ({"expire_day": "60000"}, {V.EXTRA: 1, V.ALTERED: 1}),
+        ],
+    )
+    def test_hidden_by_another(self, server, victim, verify, change, verdicts) -> None:
+        """An earlier document with its id hides it, for as long as that is kept."""
+        victim.source["klyra"]["shown_from"] = 60_000
+        twin = copying.deepcopy(victim)
+        twin.source["klyra"] |= {"index": 0, "expire_day": 60_000} | change
+        del twin.source["klyra"]["shown_from"]
+        server.documents.append(twin)
+        assert bad(verify()) == verdicts
+
     def test_kept_too_long(self, server, verify, forge) -> None:
         """OVER_RETAINED, once its day has passed."""
         later = forge.newest.now_us + 3000 * 86_400 * SECOND_US
         assert V.OVER_RETAINED in bad(verify(now_us=later, max_witness_age=1e12))
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        *("1000-01-01T00:00:00Z", "1677-09-21T00:12:43Z", "1677-09-21T00:12:43.145224191Z"),
+        *("1677-09-21T00:12:43.145224192Z", "1677-09-21T00:12:44Z", "1969-12-31T23:59:59.999999999Z"),
+        *("1970-01-01T00:00:00.000000001Z", "2026-03-10T11:00:00.5Z", "2262-04-11T23:47:16Z"),
+        *("2262-04-11T23:47:16.5Z", "2262-04-11T23:47:16.854775807Z", "2262-04-11T23:47:17Z", "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_times_that_no_index_can_hold(timestamp) -> None:
+    """They are clamped as the writer clamps them: what it has written is what was sealed."""
+    event = document(timestamp=timestamp)
+    written = orjson.loads(orjson.dumps(entry_document(MemoryLedger().seal(event), PLACING, FIELDS)))
+    klyra = written["klyra"]
+    hit = Hit("i", f"{event['organization_id']}:{event['id']}", written, [klyra["index"]])
+    assert document_of(hit, klyra["log"], klyra["index"]).fields == fields_of(event)
 
 
 class TestLag:

@@ -107,6 +107,24 @@ class TestAddress:
         assert caught.value.code == "bad_ca"
 
 
+def test_a_closed_index(server, client) -> None:
+    """What it holds cannot be judged, and is not called missing."""
+    error = {"type": "index_closed_exception", "reason": "closed"}
+    server.bend = lambda _path, _status, _body: (400, {"error": error})
+    assert code_of(client) == "index_closed"
+
+
+def test_only_an_index_of_a_plain_name_may_be_absent(server, client) -> None:
+    """Of a pattern nothing is left out without a word."""
+    for pattern in ("some", "some*"):
+        with client.point_in_time(pattern):
+            pass
+    first, second = (path for method, path in server.asked if method == "POST")
+    assert "ignore_unavailable=true" in first
+    assert "ignore_unavailable" not in second
+    assert "expand_wildcards=open,closed" in second
+
+
 class TestReading:
     """A cluster that answers as it should."""
 

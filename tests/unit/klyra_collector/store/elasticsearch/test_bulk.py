@@ -294,7 +294,6 @@ class TestRefused:
         [
             refusal("security_exception", 403),
             refusal("index_not_found_exception", 404),
-            refusal("strict_dynamic_mapping_exception", 400),
         ],
     )
     def test_a_document_that_is_not_let_in(
@@ -304,6 +303,13 @@ class TestRefused:
         server.items.append(answer)
         with pytest.raises(WriterRefused):
             writer.write([line(0)])
+
+    def test_a_closed_index(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
+        """It is named, and so is how to open it."""
+        server.items.append(refusal("index_closed_exception"))
+        with pytest.raises(WriterRefused, match="closed the index behind") as caught:
+            writer.write([line(0)])
+        assert (caught.value.code, "_open" in caught.value.remedy) == ("elasticsearch_writer_refused", True)
 
     def test_somebody_who_does_not_understand(self, server: BulkElasticsearch, writer: BulkWriter) -> None:
         """Another version, or another program, halts the follower."""

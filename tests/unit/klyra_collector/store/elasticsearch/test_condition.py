@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from klyra_collector.cli.status_store import store_is_well, store_lines, store_report
+from klyra_collector.data_directory import DataDirectory
+from klyra_collector.dead_letters import DeadLetter, DeadLetters
+from klyra_collector.seal.durable import Disk
 from klyra_collector.store.elasticsearch.condition import Kept, StuckIndex, kept, stuck_indexes
 from klyra_collector.store.elasticsearch.connection import ClusterUnreachable, Flavor, connect, parse
+from klyra_collector.store.elasticsearch.cursor import StoreCursor, save
+from support.sealing import SetClock, open_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +149,10 @@ class TestStatus:
         with cluster(answers(bucket("startup", age_days=29.4, overdue=0))) as url:
             monkeypatch.setenv("KLYRA_STORE__URL", url)
             report = store_report(tmp_path, NOW_MS * 1000)
-        assert store_lines(report) == ["  store      startup: 12 kept, the oldest for 29.4 days"]
+        assert store_lines(report) == [
+            "  store      Elasticsearch is 0 records behind the ledger",
+            "  store      startup: 12 kept, the oldest for 29.4 days",
+        ]
         assert store_is_well(report)
 
     def test_what_is_kept_too_long_and_what_is_stuck(self, tmp_path, monkeypatch) -> None:
@@ -152,7 +160,7 @@ class TestStatus:
         with cluster(answers(bucket("startup", age_days=33.25, overdue=4), stuck=STUCK)) as url:
             monkeypatch.setenv("KLYRA_STORE__URL", url)
             report = store_report(tmp_path, NOW_MS * 1000)
-        assert [line.strip() for line in store_lines(report)[1:]] == [
+        assert [line.strip() for line in store_lines(report)[2:]] == [
             "ALARM      startup: 4 should have been deleted; is the sweep running?",
             (
                 f"ALARM      {INDEX}: lifecycle step check-rollover-ready failed: illegal_argument_exception: "
@@ -166,11 +174,33 @@ class TestStatus:
         with cluster(answers()) as url:
             monkeypatch.setenv("KLYRA_STORE__URL", url)
         report = store_report(tmp_path, NOW_MS * 1000)
-        (line,) = store_lines(report)
+        _, line = store_lines(report)
         assert (line.startswith("  ALARM      store: The cluster does not answer"), store_is_well(report)) == (
             True,
             False,
         )
+
+    def test_what_was_refused_and_what_is_still_to_come(self, tmp_path, monkeypatch) -> None:
+        """Entries that only the ledger has are an alarm; those that will follow are counted."""
+        data = DataDirectory(tmp_path)
+        with closing(open_ledger(tmp_path, SetClock())) as ledger, closing(Disk()) as disk:
+            origin, size = ledger.origin, ledger.size
+            data.cursors.mkdir()
+            letter = DeadLetter(
+                origin=origin, index=1, entry_id="log_1", organization_id="org_acme", status="400", refused_us=1
+            )
+            DeadLetters(data.cursors, "elasticsearch", disk).add([letter])
+            with cluster(answers()) as url:
+                monkeypatch.setenv("KLYRA_STORE__URL", url)
+                report = store_report(tmp_path, NOW_MS * 1000)
+                save(data.cursors, StoreCursor({origin: size}, {}), disk)
+                caught_up = store_report(tmp_path, NOW_MS * 1000)
+        lines = store_lines(report)
+        assert size > 0
+        assert lines[0] == f"  store      Elasticsearch is {size} records behind the ledger"
+        assert store_lines(caught_up)[0] == "  store      Elasticsearch is 0 records behind the ledger"
+        assert "ALARM      store: 1 entries were refused for good: cursors/elasticsearch.dead.ndjson" in lines[1]
+        assert not store_is_well(report)
 
     def test_another_store(self, tmp_path) -> None:
         """It has nothing to say of a cluster."""
