@@ -33,6 +33,9 @@ class DestinationSettings(BaseModel):
         start: where a new destination begins: with the oldest entry that is kept, or behind the newest.
         sign: give each record a signature of the collector's destination key.
         compression: of requests.
+        concurrency: how many batches are under way at once, each on a connection of its own. With more than one, the
+            batches of an organization may arrive in another order, and so many may arrive twice after a crash.
+        receipt_days: how long signed receipts of delivered batches are kept.
         batch_entries, batch_bytes: of one request at most; None for what suits the kind.
         linger_seconds: how long a batch that is not full waits for more.
         timeout_seconds: for one request.
@@ -57,6 +60,8 @@ class DestinationSettings(BaseModel):
     start: Literal["beginning", "end"] = "beginning"
     sign: bool = True
     compression: Literal["gzip", "none"] = "gzip"
+    concurrency: int = Field(1, ge=1, le=16)
+    receipt_days: int = Field(30, ge=1)
     batch_entries: int | None = Field(None, gt=0)
     batch_bytes: int | None = Field(None, gt=0)
     linger_seconds: float = Field(1.0, ge=0)

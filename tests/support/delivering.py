@@ -6,17 +6,22 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from klyra_audit import timestamps
+from klyra_audit.format.keys import SigningKey
 from klyra_audit.format.sections import organization_reference
 from klyra_collector.backoff import Backoff
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus, read_statuses
 from klyra_collector.fanout.cursor import CursorFile
-from klyra_collector.fanout.delivery import Delivery, DeliveryTerms, Files
-from klyra_collector.fanout.fitting import WhenTooOld
+from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
+from klyra_collector.fanout.files import Files
+from klyra_collector.fanout.fitting import Fitting, WhenTooOld
+from klyra_collector.fanout.lanes import Lanes
 from klyra_collector.fanout.ledger_position import LedgerPosition
 from klyra_collector.fanout.orders import Orders
 from klyra_collector.fanout.report import Report
+from klyra_collector.fanout.segments import SegmentReceipts
+from klyra_collector.fanout.signing import KEY_NAME
 from klyra_collector.fanout.source import EntrySource, Wanted
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from klyra_siem.destination import Destination, Payload, SealedEntry
 
 NAME = "back"
+NOTE_KEY = SigningKey.from_seed(KEY_NAME, bytes(32))
 LIMITS = Limits(entries=8, encoded_bytes=1_000_000)
 
 
@@ -66,7 +72,7 @@ class Bench:
         self,
         root: Path,
         destination: Destination,
-        *,
+        *others: Destination,
         limits: Limits = LIMITS,
         from_end: bool = False,
         when_too_old: WhenTooOld = WhenTooOld.RESTAMP,
@@ -84,15 +90,19 @@ class Bench:
         self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)
         self.cursor_file = CursorFile(self.data.cursors, NAME, self.disk)
         self.orders = Orders(self.data.cursors, NAME, self.disk)
-        begun = DestinationStatus(name=NAME, kind="otlp", endpoint="", skipped={})
+        self.receipts = SegmentReceipts(
+            self.data.cursors, NAME, self.disk, NOTE_KEY, days=30, wall_us=lambda: self.now_us
+        )
+        begun = DestinationStatus(
+            name=NAME, kind="otlp", endpoint="", skipped={}, window_seconds=limits.oldest_seconds or 0
+        )
         self.delivery = Delivery(
-            DeliveryTerms(
-                name=NAME, limits=limits, when_too_old=when_too_old, linger_seconds=0.0, paused_seconds=300.0
-            ),
-            destination=destination,
+            DeliveryTerms(name=NAME, limits=limits, linger_seconds=0.0, paused_seconds=300.0),
+            lanes=Lanes(NAME, [destination, *others]),
+            fitting=Fitting(limits, when_too_old, destination.measure),
             source=self.source,
             ledger=LedgerPosition(self.reader, from_end=from_end),
-            files=Files(self.cursor_file, self.orders, self.dead_letters),
+            files=Files(self.cursor_file, self.orders, self.dead_letters, self.receipts),
             report=Report(self.data.cursors, begun, lambda: self.now_us),
             backoff=Backoff(draw=lambda: 1.0),
             wall_us=lambda: self.now_us,
@@ -135,11 +145,12 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(root: Path, endpoint: str, key: RecordKey | None = None, **members: object) -> Iterator[Bench]:
-    """Give a delivery of a data directory to an endpoint; `members` are `Bench`'s."""
-    with contextlib.closing(create(options(endpoint, key=key))) as destination:
-        made = Bench(root, destination, **members)
-        try:
-            yield made
-        finally:
-            made.close()
+def bench(
+    root: Path, endpoint: str, key: RecordKey | None = None, *, lanes: int = 1, **members: object
+) -> Iterator[Bench]:
+    """Give a delivery of a data directory to an endpoint, over some connections; `members` are `Bench`'s."""
+    with contextlib.ExitStack() as opened:
+        destinations = [
+            opened.enter_context(contextlib.closing(create(options(endpoint, key=key)))) for _ in range(lanes)
+        ]
+        yield opened.enter_context(contextlib.closing(Bench(root, *destinations, **members)))

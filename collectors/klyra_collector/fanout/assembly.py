@@ -15,14 +15,17 @@ from klyra_collector.backoff import Backoff
 from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus
 from klyra_collector.fanout.cursor import CursorFile
-from klyra_collector.fanout.delivery import Delivery, DeliveryTerms, Files
+from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
 from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
-from klyra_collector.fanout.fitting import WhenTooOld
+from klyra_collector.fanout.files import Files
+from klyra_collector.fanout.fitting import Fitting, WhenTooOld
 from klyra_collector.fanout.kinds import make_destination
+from klyra_collector.fanout.lanes import Lanes
 from klyra_collector.fanout.ledger_position import LedgerPosition
 from klyra_collector.fanout.orders import Orders
 from klyra_collector.fanout.report import Report
-from klyra_collector.fanout.signing import destination_key
+from klyra_collector.fanout.segments import SegmentReceipts
+from klyra_collector.fanout.signing import destination_key, note_key
 from klyra_collector.fanout.source import EntrySource, Wanted
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from klyra_audit.audit_integrity import RecordKey
     from klyra_audit.catalog import Catalog
+    from klyra_audit.format.keys import SigningKey
     from klyra_collector.data_directory import DataDirectory
     from klyra_collector.destination_settings import DestinationSettings
     from klyra_siem.destination import Destination, Limits
@@ -66,6 +70,19 @@ class Surroundings:
     wall_us: Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The destination key, as what it signs.
+
+    Attributes:
+        records: delivered records.
+        notes: segment receipts.
+    """
+
+    records: RecordKey
+    notes: SigningKey
+
+
 @contextlib.contextmanager
 def fanning_out(configured: Sequence[DestinationSettings], around: Surroundings) -> Iterator[None]:
     """Deliver to every configured destination while inside; without any do nothing.
@@ -82,9 +99,9 @@ def fanning_out(configured: Sequence[DestinationSettings], around: Surroundings)
     with contextlib.ExitStack() as opened:
         registry = opened.enter_context(contextlib.closing(Registry.open(around.registry_url, around.catalog)))
         disk = opened.enter_context(contextlib.closing(Disk()))
-        key = signing_key(configured, around.data, around.passphrase, disk)
+        keys = _keys(around, disk)
         around.data.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
-        deliveries = [_delivery(one, around, registry, disk, key) for one in configured]
+        deliveries = [_delivery(one, around, registry, disk, keys) for one in configured]
         threads = [_started(one, delivery, stop) for one, delivery in zip(configured, deliveries, strict=True)]
         try:
             yield
@@ -101,6 +118,11 @@ def signing_key(
     if not any(one.sign for one in configured):
         return None
     return destination_key(open_key_files(data, disk, passphrase))
+
+
+def _keys(around: Surroundings, disk: Disk) -> Keys:
+    files = open_key_files(around.data, disk, around.passphrase)
+    return Keys(destination_key(files), note_key(files))
 
 
 def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destination:
@@ -134,31 +156,38 @@ def _started(one: DestinationSettings, delivery: Delivery, stop: threading.Event
     return thread
 
 
-def _delivery(
-    one: DestinationSettings, around: Surroundings, registry: Registry, disk: Disk, key: RecordKey | None
-) -> Delivery:
+def _delivery(one: DestinationSettings, around: Surroundings, registry: Registry, disk: Disk, keys: Keys) -> Delivery:
     data, wall_us = around.data, around.wall_us
     entitlement = _entitlement(one, registry, data)
     entitlement.check(one.name)
-    destination = build_destination(one, key)
+    lanes = [build_destination(one, keys.records) for _ in range(one.concurrency)]
+    limits = _limits(one, lanes[0].limits)
     reader = LedgerReader(data.ledger)  # its own: readers are of one thread
     source = _source(one, reader, entitlement, wall_us)
     dead_letters = DeadLetters(data.cursors, one.name, disk)
     begun = DestinationStatus(
-        name=one.name, kind=one.kind, endpoint=one.endpoint, skipped={}, dead_letters=len(dead_letters)
+        name=one.name,
+        kind=one.kind,
+        endpoint=one.endpoint,
+        skipped={},
+        dead_letters=len(dead_letters),
+        window_seconds=limits.oldest_seconds or 0,
     )
+    receipts = SegmentReceipts(data.cursors, one.name, disk, keys.notes, days=one.receipt_days, wall_us=wall_us)
     return Delivery(
         DeliveryTerms(
             name=one.name,
-            limits=_limits(one, destination.limits),
-            when_too_old=WhenTooOld(one.when_too_old),
+            limits=limits,
             linger_seconds=one.linger_seconds,
             paused_seconds=one.paused_seconds,
         ),
-        destination=destination,
+        lanes=Lanes(one.name, lanes),
+        fitting=Fitting(limits, WhenTooOld(one.when_too_old), lanes[0].measure),
         source=source,
         ledger=LedgerPosition(reader, from_end=one.start == "end"),
-        files=Files(CursorFile(data.cursors, one.name, disk), Orders(data.cursors, one.name, disk), dead_letters),
+        files=Files(
+            CursorFile(data.cursors, one.name, disk), Orders(data.cursors, one.name, disk), dead_letters, receipts
+        ),
         report=Report(data.cursors, begun, wall_us),
         backoff=Backoff(),
         wall_us=wall_us,

@@ -2,6 +2,7 @@
 
     NAME.paused.json    it is not delivered while this is there
     NAME.replay.json    it goes on from this place; the delivery deletes the file once its cursor stands there
+    NAME.letters.json   its dead letters are sent again; the delivery deletes the file when it has tried them all
 
 They work on a stopped server as on a running one, which looks every second. Each file has one writer and one remover.
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PAUSED: Final = ".paused.json"
 REPLAY: Final = ".replay.json"
+LETTERS: Final = ".letters.json"
 
 
 class OrderDamaged(Halted):
@@ -50,6 +52,7 @@ class Orders:
     def __init__(self, folder: Path, name: str, disk: Disk) -> None:
         self._pause = folder / f"{name}{PAUSED}"
         self._replay = folder / f"{name}{REPLAY}"
+        self._letters = folder / f"{name}{LETTERS}"
         self._disk = disk
 
     def pause(self, order: Pause) -> None:
@@ -78,9 +81,25 @@ class Orders:
         """Forget the order. A crash before leaves it: the same is then delivered once more."""
         self._removed(self._replay)
 
-    def stamps(self) -> tuple[int, int]:
+    def redeliver(self) -> None:
+        """Have dead letters sent again; durable when this returns."""
+        self._disk.replace(self._letters, b"{}")
+
+    def wants_letters(self) -> bool:
+        """Say whether dead letters are to be sent again."""
+        return self._letters.exists()
+
+    def redelivery_done(self) -> None:
+        """Forget the order. A crash before leaves it: what is left of the letters is tried once more."""
+        self._removed(self._letters)
+
+    def has_any(self) -> bool:
+        """Say whether there is an order that waits until nothing is under way."""
+        return self._replay.exists() or self._letters.exists()
+
+    def stamps(self) -> tuple[int, ...]:
         """Return what changes whenever an order is given or taken back; cheap."""
-        return _stamp(self._pause), _stamp(self._replay)
+        return _stamp(self._pause), _stamp(self._replay), _stamp(self._letters)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:

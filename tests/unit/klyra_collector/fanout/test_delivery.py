@@ -284,7 +284,7 @@ def test_a_mistake_of_ours_halts_this_destination_alone(data_directory, sink, se
     """What must not happen is shown and tried again rarely; the thread goes on."""
     with bench(data_directory, sink.url) as delivering:
         monkeypatch.setattr(delivering.source, "read_on", lambda *_: 1 / 0)
-        assert delivering.delivery._guarded_step() == 300.0
+        assert delivering.delivery._guarded(delivering.delivery.step) == 300.0
         (status,) = read_statuses(delivering.data.cursors)
         assert (status.state, status.error) == (State.HALTED, "internal: ZeroDivisionError")
         monkeypatch.undo()
@@ -296,7 +296,7 @@ def test_a_damaged_cursor_is_not_guessed(data_directory, sink, sealed) -> None:
     """A cursor that cannot be read halts the destination with a word on what to do."""
     with bench(data_directory, sink.url) as delivering:
         (delivering.data.cursors / "back.cursor.json").write_text("{}")
-        assert delivering.delivery._guarded_step() == 300.0
+        assert delivering.delivery._guarded(delivering.delivery.step) == 300.0
         (status,) = read_statuses(delivering.data.cursors)
     assert status.error.startswith("cursor_damaged: ")
     assert sink.requests == []
