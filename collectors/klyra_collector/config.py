@@ -17,6 +17,7 @@ from klyra_audit.errors import Rejected
 from klyra_audit.mapping.table import Additions, BadMapping, EventTypeRule
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.destination_settings import DestinationSettings  # noqa: TC001 - pydantic reads it
+from klyra_collector.elasticsearch_settings import ElasticsearchSettings
 from klyra_collector.receive.body import MAX_REQUEST_BYTES
 from klyra_collector.receive.ingest import MAX_INFLIGHT_BYTES
 from klyra_collector.seal.recent import LEAST_DAYS
@@ -302,9 +303,26 @@ class LogSettings(_Section):
 
 
 class StoreSettings(_Section):
-    """Where entries are searched; by default `store.sqlite` in the data directory."""
+    """Where entries are searched; by default `store.sqlite` in the data directory.
+
+    Attributes:
+        url: `sqlite:///PATH`, or `elasticsearch+https://HOST:9200?api_key=env:NAME` with a key that may read.
+        elasticsearch: how entries get there.
+    """
 
     url: str | None = None
+    elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
+
+    @model_validator(mode="after")
+    def _has_what_is_waited_for(self) -> Self:
+        if self.elasticsearch.ack == "stored" and not self.is_elasticsearch:
+            raise ValueError('elasticsearch.ack = "stored" needs a url that names Elasticsearch')
+        return self
+
+    @property
+    def is_elasticsearch(self) -> bool:
+        """Whether entries are searched in Elasticsearch."""
+        return self.url is not None and self.url.startswith("elasticsearch+")
 
 
 class RegistrySettings(_Section):
@@ -492,7 +510,8 @@ class Settings(BaseSettings):
         if url.startswith("sqlite:///"):
             return Path(url.removeprefix("sqlite:///"))
         raise BadConfiguration(
-            f"store.url {url.partition(':')[0]}:… is no store of this version.", remedy="Use sqlite:///PATH."
+            f"store.url {url.partition(':')[0]}:… is no store of this version.",
+            remedy="Use sqlite:///PATH or elasticsearch+https://HOST:9200.",
         )
 
 

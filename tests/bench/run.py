@@ -23,6 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.elasticsearch import into_elasticsearch
 from bench.emitting import emitting
 from bench.published import published
 from klyra_audit import ids
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=2, help="concurrent connections (default 2)")
     parser.add_argument("--emitted", type=int, default=20_000, help="events to emit each way (default 20000)")
     parser.add_argument("--published", type=int, default=1_000_000, help="leaves to prove from (default 1000000)")
+    parser.add_argument("--stored", type=int, default=100_000, help="events to Elasticsearch (default 100000)")
     options = parser.parse_args()
     say(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     say(f"load average before: {os.getloadavg()[0]:.1f} (figures of a busy machine are worse)")
@@ -72,6 +74,8 @@ def main() -> None:
         stages(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         follower_and_page(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        into_elasticsearch(Path(folder), options.stored, say)
     with tempfile.TemporaryDirectory() as folder:
         verification(Path(folder))
     with tempfile.TemporaryDirectory() as folder:

@@ -79,7 +79,7 @@ class TestSignIn:
         other = browser.new_page()
         other.goto(link)
         expect(other.get_by_role("alert")).to_contain_text("link")
-        expect(other.get_by_label("API key")).to_be_visible()
+        expect(other.get_by_label("API key", exact=True)).to_be_visible()
         assert "sign-in" not in other.url
         other.close()
 
@@ -127,9 +127,9 @@ class TestSignIn:
         expect(rows(other).first).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_text("You are signed out")).to_be_visible()
-        expect(other.get_by_label("API key")).to_be_visible()
+        expect(other.get_by_label("API key", exact=True)).to_be_visible()
         page.reload()
-        expect(page.get_by_label("API key")).to_be_visible()
+        expect(page.get_by_label("API key", exact=True)).to_be_visible()
 
 
 class TestFilters:

@@ -22,6 +22,7 @@ from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
 from support import collector, otelcol, otlp
 from support.collector import OTHER
+from support.ports import free_ports
 from support.signing import SECRET, Processor
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def test_a_key_that_cannot_be_used_stops_the_start(tmp_path) -> None:
 @pytest.mark.parametrize("encoding", ["proto", "json"])
 def test_sdk_and_collector_deliver_to_the_strict_endpoint(running, since, tmp_path, encoding) -> None:
     """What an application's SDK sends through a real Collector is sealed; the same again succeeds, sealed once."""
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     configuration = _FORWARDING.format(port=port, url=running.url, key=running.keys[OTHER], encoding=encoding)
     exporter = _Remembering(OTLPLogExporter(f"http://127.0.0.1:{port}/v1/logs"))
     provider = LoggerProvider(Resource({"service.name": "moderation-api"}), shutdown_on_exit=False)

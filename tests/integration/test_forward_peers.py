@@ -14,6 +14,7 @@ from klyra_audit.transports.forward import ForwardClient
 from support import collector, fluent_js, forward, otelcol
 from support.collector import ACME, OTHER
 from support.forward import NANOSECONDS, PASSWORD, SHARED_KEY, USER, entry
+from support.ports import free_ports
 
 JS_MODES = ["Message", "Forward", "PackedForward", "CompressedPackedForward"]
 
@@ -156,7 +157,7 @@ class TestOurClient:
     def test_the_javascript_server_acknowledges_it(self, javascript, compressed, proofs) -> None:
         """Every entry comes out with its nanoseconds, and `send` returns."""
         options = {"sharedKey": SHARED_KEY, "users": {USER: PASSWORD}} if proofs else {}
-        [port] = otelcol.free_ports(1)
+        [port] = free_ports(1)
         sent = records()
         with javascript.serving(port, **options) as server, ForwardClient(server.address, **proofs) as client:
             for _ in range(2):
@@ -177,7 +178,7 @@ class TestOurClient:
     )
     def test_a_refusal_of_the_javascript_server_is_an_error(self, javascript, proofs) -> None:
         """What was not acknowledged is never taken for sent."""
-        [port] = otelcol.free_ports(1)
+        [port] = free_ports(1)
         with (
             javascript.serving(port, sharedKey=SHARED_KEY, users={USER: PASSWORD}) as server,
             ForwardClient(server.address, timeout=3, **proofs) as client,
@@ -190,7 +191,7 @@ class TestOurClient:
         """Its fluent_forward receiver acknowledges; what it sends on over OTLP is the same event in our ledger."""
         otelcol.program()
         begun = len(running.sealed())
-        [port] = otelcol.free_ports(1)
+        [port] = free_ports(1)
         configuration = {
             "receivers": {"fluentforward": {"endpoint": f"127.0.0.1:{port}"}},
             "exporters": {

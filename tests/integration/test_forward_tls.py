@@ -10,9 +10,10 @@ import pytest
 
 from klyra_audit.errors import KlyraError, Paused
 from klyra_audit.transports.forward import ForwardClient
-from support import collector, fluent_js, forward, otelcol
+from support import collector, fluent_js, forward
 from support.certificates import Authority
 from support.forward import NANOSECONDS, PASSWORD, SHARED_KEY, USER, Wire, entry
+from support.ports import free_ports
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ class TestJavascript:
     def test_its_server_acknowledges_our_client(self, authority) -> None:
         """Over TLS with shared key and user."""
         files = authority.issue("server")
-        [port] = otelcol.free_ports(1)
+        [port] = free_ports(1)
         options = {"key": str(files.key), "certificate": str(files.certificate), "sharedKey": SHARED_KEY}
         proofs = {"shared_key": SHARED_KEY, "username": USER, "password": PASSWORD}
         sent = entries()

@@ -13,6 +13,7 @@ from klyra_audit.format.leaf import Kind
 from support import collector, otelcol, otlp
 from support.collector import ACME
 from support.otlp import MAPPED
+from support.ports import free_ports
 
 BATCH = 50
 
@@ -100,7 +101,7 @@ def await_all(started, sent: set[str]) -> None:
 )
 def test_what_it_is_given_arrives_once(tmp_path, exporter, compression) -> None:
     """By both exporters, with every compression that they and we know."""
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     data = tmp_path / "data"
     started = collector.start(data, collector.make_keys(data))
     with otelcol.running(tmp_path, configuration(started, port, exporter, compression), [port]):
@@ -111,7 +112,7 @@ def test_what_it_is_given_arrives_once(tmp_path, exporter, compression) -> None:
 @pytest.mark.parametrize("exporter", ["otlp_http", "otlp_grpc"])
 def test_a_crash_of_ours_loses_nothing(tmp_path, exporter) -> None:
     """It retries what was not acknowledged; what was acknowledged is there after the crash; nothing is there twice."""
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     data = tmp_path / "data"
     started = collector.start(data, collector.make_keys(data))
     listen = {
@@ -130,7 +131,7 @@ def test_a_crash_of_ours_loses_nothing(tmp_path, exporter) -> None:
 @pytest.mark.parametrize("exporter", ["otlp_http", "otlp_grpc"])
 def test_backpressure_delays_and_loses_nothing(tmp_path, exporter) -> None:
     """Requests over the organization's rate are put off by 429 or RESOURCE_EXHAUSTED with a delay, and come again."""
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     data = tmp_path / "data"
     limits = {"INTAKE__ORGANIZATION_EVENTS_PER_SECOND": "200", "INTAKE__ORGANIZATION_BURST": "100"}
     started = collector.start(data, collector.make_keys(data), **limits)
@@ -170,7 +171,7 @@ def test_an_emitter_behind_it_waits_for_the_ledger(tmp_path) -> None:
         "OTLP__HTTP__LISTEN": first.url.removeprefix("http://"),
         "OTLP__GRPC__LISTEN": first.addresses["otlp_grpc"],
     }
-    (port,) = otelcol.free_ports(1)
+    (port,) = free_ports(1)
     text = EMITTERS.format(port=port, grpc=first.addresses["otlp_grpc"], key=keys[ACME])
     options = {"organization_id": ACME, "api_key": keys[ACME], "receipts_from": first.url, "timeout": 5}
 

@@ -18,6 +18,7 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from support import fluent_js, forward, opentelemetry_js, otelcol, otlp, peers
 from support.collector import ACME
 from support.otlp import MAPPED
+from support.ports import free_ports
 from support.restarting import Restarting
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def give(port: int, numbers: range) -> None:
 def test_the_opentelemetry_collector(restarting, exporter, tmp_path, require_peer) -> None:
     """Killed as well, it goes on from its queue on disk; what was on its way twice is recognised."""
     require_peer("otelcol", otelcol.program())
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     (tmp_path / "queue").mkdir()
     configuration = COLLECTOR.format(
         folder=tmp_path / "queue",

@@ -30,6 +30,7 @@ from klyra_collector.registry import Registry
 from support import collector, otelcol, otlp
 from support import sink as sinks
 from support.collector import ACME, OPERATOR
+from support.ports import free_ports
 from support.sink import Answer, Sink
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def sink() -> Iterator[Sink]:
 @contextlib.contextmanager
 def front(pipeline: Pipeline, folder: Path, monkeypatch) -> Iterator[str]:
     """Run the example's collector before ours; give its address."""
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     folder.mkdir()
     for name, value in {
         "FRONT_PORT": str(port),
@@ -171,7 +172,7 @@ def front(pipeline: Pipeline, folder: Path, monkeypatch) -> Iterator[str]:
 @contextlib.contextmanager
 def back(sink: Sink, folder: Path, monkeypatch) -> Iterator[dict[str, str]]:
     """Run the example's collector behind ours, with an exporter to a sink; give its addresses by protocol."""
-    http, grpc = otelcol.free_ports(2)
+    http, grpc = free_ports(2)
     folder.mkdir()
     monkeypatch.setenv("BACK_PORT", str(http))
     monkeypatch.setenv("BACK_GRPC_PORT", str(grpc))
@@ -251,7 +252,7 @@ def commits_of(records: list[Any]) -> dict[str, bytes]:
 
 def test_a_destination_that_is_down_delays_nothing(pipeline, tmp_path) -> None:
     """Sealing goes on while nobody listens at the back; once somebody does, nothing is missing."""
-    [port] = otelcol.free_ports(1)
+    [port] = free_ports(1)
     pipeline.configure(f"http://127.0.0.1:{port}/v1/logs")
     with pipeline.following():
         await_that(lambda: pipeline.status() and pipeline.status().state is State.RETRYING, "the first attempt")
@@ -375,7 +376,7 @@ def test_the_example_runs(tmp_path, require_peer) -> None:
     import shutil
 
     require_peer("curl", shutil.which("curl"))
-    front_port, back_port, grpc_port = otelcol.free_ports(3)
+    front_port, back_port, grpc_port = free_ports(3)
     environment = os.environ | {
         "WORK": str(tmp_path),
         "OTELCOL": str(otelcol.program()),

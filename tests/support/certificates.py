@@ -35,12 +35,14 @@ class Authority:
         certificate = _builder(self._name, self._name, self._key.public_key()).add_extension(constraints, critical=True)
         self.certificate = self._write(name, certificate.sign(self._key, hashes.SHA256()))
 
-    def issue(self, name: str, file: str | None = None) -> Files:
-        """Return a certificate for localhost and 127.0.0.1; under the name of another file it replaces that one."""
+    def issue(self, name: str, file: str | None = None, *, host: str = "") -> Files:
+        """Return a certificate for localhost and 127.0.0.1, or for another host alone.
+
+        Under the name of another file it replaces that one.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        )
+        here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = x509.SubjectAlternativeName([x509.DNSName(host)] if host else here)
         certificate = _builder(_named(name), self._name, key.public_key()).add_extension(names, critical=False)
         path = self._folder / f"{file or name}.key"
         path.write_bytes(

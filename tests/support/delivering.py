@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from klyra_audit import timestamps
 from klyra_audit.format.sections import organization_reference
+from klyra_collector.backoff import Backoff
 from klyra_collector.data_directory import DataDirectory
+from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus, read_statuses
-from klyra_collector.fanout.backoff import Backoff
 from klyra_collector.fanout.cursor import CursorFile
-from klyra_collector.fanout.dead_letters import DeadLetters
 from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
 from klyra_collector.fanout.ledger_position import LedgerPosition
 from klyra_collector.fanout.report import Report

@@ -8,7 +8,9 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from support.litewitness import free_port
 from support.peers import cache
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,3 +191,20 @@ def _await(url: str, process: subprocess.Popen, out: Path, auth: tuple[str, str]
                 return url
         time.sleep(0.2)
     raise AssertionError(f"Elasticsearch did not start: {out.read_text()[-4000:]}")
+
+
+def main() -> None:
+    """Serve a node until SIGTERM or Ctrl-C: its password goes into the file that is named, its URL to stdout."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if front() is None:
+        sys.exit("Elasticsearch is not there: run `make peers` first.")
+    with guarded() as node:
+        path = Path(sys.argv[1])
+        path.touch(mode=0o600)
+        path.write_text(node.password)
+        print(node.store_url, flush=True)  # noqa: T201 - what it is run for
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

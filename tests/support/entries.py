@@ -114,6 +114,7 @@ class MemoryLedger:
         self,
         *,
         organization_id: str = ACME,
+        origin: str = ORIGIN,
         ingest_us: int = TODAY_US,
         raw: bytes = b"not",
         reason: str = "is not JSON",
@@ -125,7 +126,7 @@ class MemoryLedger:
         parts, salts = Sections(core), Salts.draw()
         proofs = sections.commitments(parts, salts)
         expire_day = timestamps.day_of(ingest_us) + 1 + RETENTION_DAYS
-        record = self._leaf(ORIGIN, Kind.QUARANTINE, 0, expire_day, organization_id, ingest_us, proofs.event_commit())
+        record = self._leaf(origin, Kind.QUARANTINE, 0, expire_day, organization_id, ingest_us, proofs.event_commit())
         self.kept[record.origin, record.index] = raw
         return self._add(replace(record, body=BodyFrame(record.index, parts, salts, proofs)))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from klyra_audit.format.keys import ALGORITHM_COSIGNATURE, VerifyingKey
 from klyra_audit.format.merkle import EMPTY_ROOT
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +36,6 @@ def program() -> Path | None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = cache / "klyra-audit" / f"litewitness-{PINNED}" / "litewitness"
     return path if path.exists() and all(map(shutil.which, ("ssh-agent", "ssh-add", "ssh-keygen"))) else None
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass

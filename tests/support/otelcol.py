@@ -30,15 +30,6 @@ def program() -> Path | None:
     return path if path.is_file() else None
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now."""
-    with contextlib.ExitStack() as open_sockets:
-        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @contextlib.contextmanager
 def running(folder: Path, configuration: str, ports: list[int]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a collector of this YAML until the block ends; skips the test where there is none.

@@ -7,7 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from support import collector, otelcol
+from support import collector
+from support.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ class Restarting:
         self._root = root
         self._keys = collector.make_keys(root)
         (root / "secret-key").write_text(self._keys[collector.ACME])
-        self._ports = dict(zip(("http", "grpc", "forward"), otelcol.free_ports(3), strict=True))
+        self._ports = dict(zip(("http", "grpc", "forward"), free_ports(3), strict=True))
         self.kills = 0
         self.running = self.start()
 

@@ -36,11 +36,14 @@ STAGES = {
     "witness": {"seal", "publish", "registry"},
     "fanout": {"seal", "store", "registry"},
     "query": {"seal", "store", "registry", "publish", "verify"},
-    "supervise": {"registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"},
+    "rebuild": {"verify", "seal"},
+    "supervise": {
+        *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
+    },
     "demo": {"registry", "supervise"},
     "cli": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
-        *("supervise", "demo"),
+        *("rebuild", "supervise", "demo"),
     },
 }
 VERIFY_MAY_IMPORT = {"klyra_audit.format", "klyra_collector.verify", "cryptography", "orjson"}

@@ -24,9 +24,9 @@ from klyra_collector.cli.administration import (
     time_text,
 )
 from klyra_collector.config import Settings
+from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationMeter, State
 from klyra_collector.fanout.assembly import build_destination, signing_key
-from klyra_collector.fanout.dead_letters import DeadLetters
 from klyra_collector.fanout.signing import KEY_FILE, public_pem, verifier_key
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk

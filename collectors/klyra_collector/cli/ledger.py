@@ -12,7 +12,7 @@ import typer
 
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError, Rejected
-from klyra_collector.cli import ledger_expiry, ledger_keys, ledger_tiles
+from klyra_collector.cli import ledger_expiry, ledger_keys, ledger_rebuild, ledger_tiles
 from klyra_collector.cli.administration import (
     COULD_NOT,
     DEFAULT_DATA,
@@ -234,3 +234,4 @@ def _details(shard: ShardOverview) -> list[str]:
 ledger_keys.add_to(app)
 ledger_tiles.add_to(app)
 ledger_expiry.add_to(app)
+ledger_rebuild.add_to(app)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from klyra_audit.errors import KlyraError, Rejected
+from klyra_audit.format.sections import is_organization_id
 from klyra_collector.cli.administration import (
     COULD_NOT,
     DEFAULT_DATA,
@@ -21,19 +22,21 @@ from klyra_collector.cli.administration import (
     registry_of,
     say,
 )
+from klyra_collector.cli.setup_kibana import add_to
 from klyra_collector.config import Settings
 from klyra_collector.registry.policies import Policies
-from klyra_collector.store.elasticsearch.api_keys import make_keys
+from klyra_collector.store.elasticsearch import names
+from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, RUNNING, make_keys
 from klyra_collector.store.elasticsearch.connection import ClusterUrl, Flavor, connect, parse, probe
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
+from klyra_collector.store.elasticsearch.effective import make_ready, outdated_streams
 from klyra_collector.store.elasticsearch.privileges import check_writer
-from klyra_collector.store.elasticsearch.setup import State, apply, check_effective, plan
+from klyra_collector.store.elasticsearch.setup import State, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from elasticsearch import Elasticsearch
-
+    from klyra_collector.store.elasticsearch.api_keys import MadeKey
     from klyra_collector.store.elasticsearch.definitions import Definition
     from klyra_collector.store.elasticsearch.setup import Change
 
@@ -44,6 +47,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+add_to(app)
+
 _POLICY = re.compile(r"(?P<plan>[a-z]+)(?:-(?P<days>\d+)d)?", re.ASCII)
 
 
@@ -52,39 +57,60 @@ def _setup() -> None:
     """Make what others run ready for the logs."""
 
 
+UrlArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="elasticsearch+https://HOST:PORT?user=NAME&password=env:NAME of an administrator; "
+        "store.url of the configuration if it is left out."
+    ),
+]
+PolicyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="A retention policy that no organization has yet, such as enterprise-730d; may be repeated.",
+    ),
+]
+DedicatedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dedicated-stream",
+        metavar="ORGANIZATION",
+        help="Make data streams of its own for an organization; may be repeated.",
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be changed, and change nothing.")]
+PrintOption = Annotated[
+    bool, typer.Option("--print", help="Print the requests, for somebody else to send; nothing is asked or sent.")
+]
+ServerlessOption = Annotated[
+    bool, typer.Option("--serverless", help="With --print: for a serverless project, which has no lifecycle policies.")
+]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys", metavar="DIR", help="Make the writer's, the reader's and the sweeper's API key there."),
+]
+AdministratorOption = Annotated[
+    bool, typer.Option("--administrator-key", help="Make there also the key that later runs of this can use.")
+]
+NewKeysOption = Annotated[
+    bool, typer.Option("--new-keys", help="Make them anew; the old ones stay valid until you invalidate them.")
+]
+
+
 @app.command("elasticsearch")
 def elasticsearch(
-    url: Annotated[
-        str | None,
-        typer.Argument(
-            help="elasticsearch+https://HOST:PORT?user=NAME&password=env:NAME of an administrator; "
-            "store.url of the configuration if it is left out."
-        ),
-    ] = None,
+    url: UrlArgument = None,
     *,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--policy",
-            metavar="NAME",
-            help="A retention policy that no organization has yet, such as enterprise-730d; may be repeated.",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be changed, and change nothing.")] = False,
-    only_print: Annotated[
-        bool, typer.Option("--print", help="Print the requests, for somebody else to send; nothing is asked or sent.")
-    ] = False,
-    serverless: Annotated[
-        bool,
-        typer.Option("--serverless", help="With --print: for a serverless project, which has no lifecycle policies."),
-    ] = False,
-    keys: Annotated[
-        Path | None,
-        typer.Option("--keys", metavar="DIR", help="Make the writer's, the reader's and the sweeper's API key there."),
-    ] = None,
-    new_keys: Annotated[
-        bool, typer.Option("--new-keys", help="Make them anew; the old ones stay valid until you invalidate them.")
-    ] = False,
+    policy: PolicyOption = None,
+    dedicated: DedicatedOption = None,
+    dry_run: DryRunOption = False,
+    only_print: PrintOption = False,
+    serverless: ServerlessOption = False,
+    keys: KeysOption = None,
+    administrator_key: AdministratorOption = False,
+    new_keys: NewKeysOption = False,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Prepare a cluster: lifecycle policies, templates, data streams, the ledger's index, and API keys.
@@ -93,24 +119,27 @@ def elasticsearch(
     needs the cluster privileges manage_ilm, manage_index_templates, monitor (and manage_api_key for --keys) and manage
     on klyra-audit-*; nothing that runs later does.
     """
-    retained = _policies(policy or (), data)
-    if only_print:
-        _print(definitions(retained, Flavor.SERVERLESS if serverless else Flavor.DEFAULT))
-        return
-    with _explained(), contextlib.closing(connect(cluster := _cluster(url, data))) as client:
-        server = probe(client)
-        say(
-            f"Elasticsearch {server.version}, {server.flavor.value}; policies {', '.join(one.name for one in retained)}"
-        )
-        wanted = definitions(retained, server.flavor)
-        changes = plan(client, wanted)
-        if dry_run:
-            _show(changes)
+    with _explained():
+        retained, own = _policies(policy or (), data), _organizations(dedicated or (), data)
+        if only_print:
+            _print(definitions(retained, Flavor.SERVERLESS if serverless else Flavor.DEFAULT, own))
             return
-        apply(client, changes, _tell)
-        check_effective(client, wanted)
-        if keys is not None:
-            _make_keys(client, cluster, keys, renew=new_keys)
+        purposes = (*RUNNING, ADMINISTRATOR) if administrator_key else RUNNING
+        with contextlib.closing(connect(cluster := _cluster(url, data))) as client:
+            server = probe(client)
+            known = ", ".join(one.name for one in retained)
+            say(f"Elasticsearch {server.version}, {server.flavor.value}; policies {known}")
+            changes = plan(client, definitions(retained, server.flavor, own))
+            _show(changes, everything=dry_run)
+            if dry_run:
+                for name in outdated_streams(changes):
+                    answer(f"update  data stream {name}: a new index, if its newest is not what the template says then")
+                return
+            make_ready(client, changes, _tell, lambda what: say(f"{'changed':7} {what}"))
+            if keys is not None:
+                made = make_keys(client, keys, purposes, flavor=server.flavor, renew=new_keys)
+                streams = [one.definition.name for one in changes if one.definition.kind == "data stream"]
+                _check_keys(cluster, made, server.flavor, streams)
     answer(f"ready   {sum(change.state is not State.SAME for change in changes)} of {len(changes)} changed")
 
 
@@ -121,27 +150,49 @@ def _policies(given: Sequence[str], data: Path) -> list[Retained]:
     if (data / "registry.sqlite").is_file() or Settings.load(data=data).registry.url is not None:
         with registry_of(data) as registry:
             found |= {Retained(one.policy, one.retention_days) for one in registry.organizations()}
-    with _explained():
-        for name in given:
-            matched = _POLICY.fullmatch(name)
-            if matched is None:
-                raise Rejected(
-                    f"{name} is no retention policy.", remedy="Write it like enterprise-730d.", code="bad_plan"
-                )
-            days = None if matched["days"] is None else int(matched["days"])
-            policy = sold.for_plan(matched["plan"], days)
-            found.add(Retained(policy.policy, policy.retention_days))
+    found |= {_policy(sold, name) for name in given}
     return sorted(found, key=lambda one: (one.days, one.name))
 
 
-def _make_keys(client: Elasticsearch, cluster: ClusterUrl, folder: Path, *, renew: bool) -> None:
-    """Make the keys and ask the cluster what the writer's may do: a cluster's own roles could let it do more."""
-    made = make_keys(client, folder, renew=renew)
+def _policy(sold: Policies, name: str) -> Retained:
+    """Return a policy by its name: one on sale, or a length to which entries of another plan were extended."""
+    matched = _POLICY.fullmatch(name)
+    if matched is None:
+        raise Rejected(f"{name} is no retention policy.", remedy="Write it like enterprise-730d.", code="bad_plan")
+    days = None if matched["days"] is None else int(matched["days"])
+    terms = sold.plans.get(matched["plan"])
+    if terms is not None and days is not None and terms.may_be_longer and 0 < days < terms.retention_days:
+        return Retained(name, days)
+    policy = sold.for_plan(matched["plan"], days)
+    return Retained(policy.policy, policy.retention_days)
+
+
+def _organizations(given: Sequence[str], data: Path) -> list[str]:
+    """Return organizations that get streams of their own.
+
+    Ids that differ in capitals alone would share one; and whoever may read `klyra-audit-*-at-org_a` must not thereby
+    read what is `org_b-at-org_a`'s.
+    """
+    given = (*given, *Settings.load(data=data).store.elasticsearch.dedicated_streams)
+    lowered = {organization_id.lower() for organization_id in given}
+    for organization_id in given:
+        is_ambiguous = len(lowered) < len(set(given)) or names.DEDICATED in organization_id.lower()
+        if is_ambiguous or not is_organization_id(organization_id):
+            raise Rejected(
+                f"{organization_id} cannot have a data stream of its own.",
+                remedy="Give ids of organizations, such as org_acme, without -at-, that differ in more than capitals.",
+                code="bad_organization",
+            )
+    return sorted(set(given))
+
+
+def _check_keys(cluster: ClusterUrl, made: Sequence[MadeKey], flavor: Flavor, streams: Sequence[str]) -> None:
+    """Say which keys there are, and ask the cluster what the writer's may do: its own roles could let it do more."""
     for key in made:
-        say(f"{'made' if key.is_new else 'kept'}    API key {key.purpose}: {key.path}")
+        say(f"{'made' if key.is_new else 'kept':7} API key {key.purpose}: {key.path}")
     (writer,) = (key.path for key in made if key.purpose == "writer")
     with contextlib.closing(connect(ClusterUrl(cluster.hosts, f"file:{writer}", authority=cluster.authority))) as own:
-        check_writer(own)
+        check_writer(own, streams, flavor)
 
 
 def _cluster(url: str | None, data: Path) -> ClusterUrl:
@@ -173,11 +224,14 @@ def _print(wanted: Sequence[Definition]) -> None:
         answer("")
 
 
-def _show(changes: Sequence[Change]) -> None:
+def _show(changes: Sequence[Change], *, everything: bool) -> None:
+    """Show what is going to be done, value by value; on standard output when it is all that was asked for."""
+    tell = answer if everything else say
     for change in changes:
-        answer(f"{change.state.value:7} {change.definition.kind} {change.definition.name}")
-        for line in change.difference[2:]:
-            answer(f"        {line}")
+        if everything or change.state is State.DIFFERENT:
+            tell(f"{change.state.value:7} {change.definition.kind} {change.definition.name}")
+            for line in change.difference[2:]:
+                tell(f"        {line}")
 
 
 def _tell(change: Change) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from klyra_collector.cli.administration import (
     say,
     time_text,
 )
+from klyra_collector.cli.status_store import store_is_well, store_lines, store_report
 from klyra_collector.data_directory import DataDirectory, ShardDirectory
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.seal.reader import LedgerReader, shard_order
@@ -44,13 +46,14 @@ def status(
         say(f"Error: there is no ledger in {data}. Name the data directory with --data.")
         raise typer.Exit(COULD_NOT)
     report = {"data": str(data), **_running(directory), "shards": _shards(directory), **_witnesses(directory)}
+    report["store"] = store_report(data, time.time_ns() // 1000)
     if as_json:
         answer(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
         for line in _lines(report):
             answer(line)
     alarmed = any(answer["trouble"] in ALARMS for answer in report["witnesses"].values())
-    if report["state"] == "partly running" or alarmed:
+    if report["state"] == "partly running" or alarmed or not store_is_well(report["store"]):
         raise typer.Exit(FOUND_WRONG)
 
 
@@ -127,7 +130,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
     for shard in report["shards"]:
         lines.append(f"  ledger     {shard['origin']}: {shard['committed']} records, {shard['signed']} signed")
-    return [*lines, *_witness_lines(report)]
+    return [*lines, *_witness_lines(report), *store_lines(report["store"])]
 
 
 def _witness_lines(report: dict[str, Any]) -> list[str]:

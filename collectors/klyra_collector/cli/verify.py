@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -20,11 +20,17 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.text import Text
 
+from klyra_audit.errors import KlyraError
 from klyra_audit.format import policy
 from klyra_audit.format.errors import PolicyError
 from klyra_audit.format.note import MAX_NOTE_BYTES
+from klyra_collector.secret_reference import read_secret
 from klyra_collector.verify import CannotVerify, Options, Report, ShardReport, Verdict, report, verify_target
+from klyra_collector.verify.copies_elasticsearch import verify_alone, verify_with_ledger
 from klyra_collector.verify.copies_store import verify_store
+from klyra_collector.verify.elasticsearch_address import ElasticsearchAddress
+from klyra_collector.verify.elasticsearch_client import ElasticsearchClient
+from klyra_collector.verify.elasticsearch_copy import ElasticsearchCopy
 from klyra_collector.verify.files import Unreadable, read_small
 from klyra_collector.verify.ledger import ORG_SALT_BYTES
 from klyra_collector.verify.packet import verify_packet
@@ -56,7 +62,8 @@ def verify(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="A data directory, its ledger/, one shard, an export packet (.zip), or the URL of a published log.",
+            help="A data directory, its ledger/, one shard, an export packet (.zip), the URL of a published log, or "
+            "elasticsearch+https://HOST:9200 for the entries there.",
         ),
     ],
     *,
@@ -67,6 +74,16 @@ def verify(
     store: Annotated[
         Path | None,
         typer.Option("--store", metavar="FILE", help="Verify this store.sqlite too, entry by entry, by its ledger."),
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger", metavar="DIR", help="Of Elasticsearch: the ledger to compare with, instead of its own copy."
+        ),
+    ] = None,
+    collector: Annotated[
+        str | None,
+        typer.Option("--collector", metavar="NAME", help="Of Elasticsearch: whose ledger, LEDGER/COLLECTOR."),
     ] = None,
     org_salt: Annotated[
         Path | None, typer.Option("--org-salt", metavar="FILE", help="32 bytes; by default DATA/keys/org-salt.")
@@ -115,11 +132,13 @@ def verify(
         klyra-audit verify klyra-data --policy klyra.policy --store klyra-data/store.sqlite
         klyra-audit verify export.zip --policy klyra.policy
         klyra-audit verify https://audit.example/log/collector-1/2026 --policy klyra.policy
+        klyra-audit verify "elasticsearch+https://es:9200?api_key=env:KEY" --ledger klyra-data --policy klyra.policy
 
     A published log is verified without a copy of it: signature, every tile and, with an operator's key in KLYRA_KEY,
     every leaf. What the records say is not published, and not verified.
 
     With --store, the entries that are searched are compared with what was sealed, as far as the store has got.
+    Entries in Elasticsearch are compared with the ledger of --ledger, or with the copy of it in klyra-audit-ledger.
 
     A ledger may be in use: what was acknowledged before the verification began is verified. Without --policy only
     consistency is checked, since whoever can change a ledger can also change the key beside it. An end that was cut
@@ -127,31 +146,32 @@ def verify(
 
     Exit status: 0 intact, 1 broken (and where), 2 could not check.
     """
+    kind = _kind_of(target)
+    shown = target.partition("?")[0] if kind is _Kind.ELASTICSEARCH else target  # a secret is not repeated
     try:
-        kind = _kind_of(target)
         with _progress() as progress:
             options = Options(
-                policy=None if policy_file is None else _read_policy(policy_file),
+                policy=None if policy_file is None else read_policy(policy_file),
                 org_salt=None if org_salt is None else _read_salt(org_salt),
-                require_pinned=kind is not _Kind.LEDGER if require_pinned is None else require_pinned,
+                require_pinned=kind in _PUBLISHED if require_pinned is None else require_pinned,
                 expect_size=expect_size,
                 expect_after_us=None if expect_after is None else _read_time(expect_after, "--expect-after"),
-                expect_checkpoint=None if expect_checkpoint is None else _read_checkpoint(expect_checkpoint),
+                expect_checkpoint=None if expect_checkpoint is None else read_checkpoint(expect_checkpoint),
                 now_us=None if now is None else _read_time(now, "--now"),
                 max_witness_age=max_witness_age,
                 limit_findings=limit_findings,
                 processes=cores(),
             )
             options = replace(options, progress=progress.show) if progress else options
-            result = _VERIFIERS[kind](target, options) if store is None else _verify_store(kind, target, store, options)
+            result = _verify(kind, target, _Beside(store, ledger, collector), options)
         _answer(result, as_json=as_json)
     except CannotVerify as error:
-        _fail(target, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
+        _fail(shown, as_json=as_json, code=error.code, message=str(error), remedy=error.remedy)
     except KeyboardInterrupt:
-        _fail(target, as_json=as_json, code="interrupted", message="Interrupted.", remedy="Run it again.")
+        _fail(shown, as_json=as_json, code="interrupted", message="Interrupted.", remedy="Run it again.")
     except Exception as error:  # noqa: BLE001 - whatever happened, nothing was verified
         message = f"{type(error).__name__}: {error}"
-        _fail(target, as_json=as_json, code="unexpected", message=message, remedy="Report this as a fault of verify.")
+        _fail(shown, as_json=as_json, code="unexpected", message=message, remedy="Report this as a fault of verify.")
     raise typer.Exit(result.exit_status)
 
 
@@ -161,12 +181,59 @@ class _Kind(Enum):
     LEDGER = "ledger"
     PACKET = "packet"
     URL = "url"
+    ELASTICSEARCH = "elasticsearch"
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What is verified, or compared with, besides the target."""
+
+    store: Path | None
+    ledger: Path | None
+    collector: str | None
 
 
 def _kind_of(target: str) -> _Kind:
     if target.lower().startswith(("http://", "https://")):
         return _Kind.URL
+    if target.lower().startswith("elasticsearch+"):
+        return _Kind.ELASTICSEARCH
     return _Kind.PACKET if target.lower().endswith(".zip") and not Path(target).is_dir() else _Kind.LEDGER
+
+
+def _verify(kind: _Kind, target: str, beside: _Beside, options: Options) -> Report:
+    if beside.store is not None:
+        return _verify_store(kind, target, beside.store, options)
+    if kind is _Kind.ELASTICSEARCH:
+        return _verify_elasticsearch(target, beside, options)
+    if beside.ledger is not None or beside.collector is not None:
+        raise CannotVerify(
+            "--ledger and --collector are about a copy in Elasticsearch.",
+            code="bad_option",
+            remedy="Leave them out, or give an elasticsearch+https:// address.",
+        )
+    return _VERIFIERS[kind](target, options)
+
+
+def _verify_elasticsearch(target: str, beside: _Beside, options: Options) -> Report:
+    with open_copy(target) as copy:
+        if beside.ledger is not None:
+            return verify_with_ledger(copy, beside.ledger, options)
+        return verify_alone(copy, options, collector=beside.collector)
+
+
+def open_copy(url: str) -> ElasticsearchCopy:
+    """Return the entries at a URL; credentials are read where it refers to.
+
+    Raises:
+        CannotVerify: it is no such URL, or what it refers to or leads to is not there.
+    """
+    address = ElasticsearchAddress.parse(url)
+    try:
+        authorization = address.authorization(read_secret)
+    except KlyraError as error:
+        raise CannotVerify(str(error.args[0]), code=error.code, remedy=error.remedy) from error
+    return ElasticsearchCopy(ElasticsearchClient(address, authorization))
 
 
 def _verify_ledger(target: str, options: Options) -> Report:
@@ -211,6 +278,7 @@ def _verify_url(target: str, options: Options) -> Report:
     return verify_url(target, remote)
 
 
+_PUBLISHED = (_Kind.PACKET, _Kind.URL, _Kind.ELASTICSEARCH)
 _VERIFIERS: dict[_Kind, Callable[[str, Options], Report]] = {
     _Kind.LEDGER: _verify_ledger,
     _Kind.PACKET: _verify_packet,
@@ -250,7 +318,8 @@ def _answer(result: Report, *, as_json: bool) -> None:
         _Printer(Console(highlight=False, markup=False, soft_wrap=True)).print_report(result)
 
 
-def _read_policy(path: Path) -> Policy:
+def read_policy(path: Path) -> Policy:
+    """Return the policy in a file that was given; raises `CannotVerify`."""
     try:
         return policy.parse(_read_given(path, policy.MAX_POLICY_BYTES, "--policy"))
     except PolicyError as error:
@@ -261,7 +330,8 @@ def _read_policy(path: Path) -> Policy:
         ) from error
 
 
-def _read_checkpoint(path: Path) -> tuple[Path, bytes]:
+def read_checkpoint(path: Path) -> tuple[Path, bytes]:
+    """Return a file that was given, and what is in it; raises `CannotVerify`."""
     return path.resolve(), _read_given(path, MAX_NOTE_BYTES, "--expect-checkpoint")
 
 

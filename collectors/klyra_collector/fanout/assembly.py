@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from klyra_audit.timestamps import day_of
+from klyra_collector.backoff import Backoff
+from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationStatus
-from klyra_collector.fanout.backoff import Backoff
 from klyra_collector.fanout.cursor import CursorFile
-from klyra_collector.fanout.dead_letters import DeadLetters
 from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
 from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
 from klyra_collector.fanout.kinds import make_destination

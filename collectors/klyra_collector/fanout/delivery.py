@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from klyra_audit.errors import KlyraError, Rejected, RetryLater
+from klyra_collector.dead_letters import DeadLetter
 from klyra_collector.destination_status import State
 from klyra_collector.fanout.batching import Gathering
 from klyra_collector.fanout.cursor import Cursor, Span
-from klyra_collector.fanout.dead_letters import DeadLetter
 from klyra_siem.outcome import Action, Outcome
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from klyra_collector.fanout.backoff import Backoff
+    from klyra_collector.backoff import Backoff
+    from klyra_collector.dead_letters import DeadLetters
     from klyra_collector.fanout.cursor import CursorFile
-    from klyra_collector.fanout.dead_letters import DeadLetters
     from klyra_collector.fanout.ledger_position import LedgerPosition
     from klyra_collector.fanout.report import Report
     from klyra_collector.fanout.source import EntrySource

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from klyra_audit.timestamps import MICROSECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,10 +41,12 @@ class Followers:
     Attributes:
         store: how far the store is behind (`LagMeter.measure`).
         destinations: how each destination is doing (`DestinationMeter.measure`).
+        writing: what became of what was written to a store that has its own counts; nothing for others.
     """
 
     store: Callable[[], Lag]
     destinations: Callable[[], list[DestinationStatus]] = list
+    writing: Callable[[], Mapping[str, int]] = dict
 
 
 class QueryMetrics:
@@ -71,6 +73,12 @@ class QueryMetrics:
             "klyra_follower_lag_seconds", "Age of the oldest of them", ["follower"], registry=self._prometheus
         )
 
+        self._writing = Gauge(
+            "klyra_store_writing",
+            "Since the follower's start: documents by what became of them; requests, their bytes and milliseconds",
+            ["what"],
+            registry=self._prometheus,
+        )
         self._destination_gauges = {
             attribute: Gauge(f"klyra_destination_{name}", help_text, ["destination"], registry=self._prometheus)
             for attribute, name, help_text in _DESTINATION_GAUGES
@@ -133,6 +141,8 @@ class QueryMetrics:
             lag = self._followers.store()
             self._lag_entries.labels(_STORE).set(lag.entries)
             self._lag_seconds.labels(_STORE).set(lag.seconds)
+            for what, count in self._followers.writing().items():
+                self._writing.labels(what).set(count)
             for status in self._followers.destinations():
                 self._show_destination(status)
         return generate_latest(self._prometheus), CONTENT_TYPE_LATEST

@@ -92,23 +92,45 @@ def examine(data: DataDirectory, identity: Identity, cell: CellGuard | None, now
     if refusal is not None and refusal.code == TAIL_UNVOUCHED:  # whoever wrote it, it is not served as if received
         signed_last = read_last_signed(shard, keys)
         size = 0 if signed_last is None else signed_last.size
-    readable = _Readable(data, origin, size, day_of(now_us))
-    readable.read()
+    state, problem = read_through(data, origin, size, day_of(now_us))
     heads = [*known_heads(shard, keys)]
     if cell is not None and cell.head is not None:
         heads.append(KnownHead("the cell outside this disk", now_us, cell.head))
     signed = max(heads, key=_age, default=None)
-    present = readable.state.size if signed is not None and signed.head.origin == origin else 0
     return Examination(
         shard=shard,
         refusal=refusal,
         leaves=leaf_count(shard),
-        readable=readable.state.size,
-        problem=readable.problem,
+        readable=state.size,
+        problem=problem,
         signed=signed,
-        lost=max(0, (0 if signed is None else signed.head.size) - present),
-        state=readable.state,
+        lost=lost_of(signed, origin, state.size),
+        state=state,
     )
+
+
+def read_through(data: DataDirectory, origin: str, size: int, today: int) -> tuple[LedgerState, str | None]:
+    """Read a shard from its first record up to the first that is not whole.
+
+    Args:
+        data: where it is.
+        origin: of the shard.
+        size: how many of its records are looked at.
+        today: UTC day since 1970; a body whose day has come may be gone.
+
+    Returns:
+        The state after the records that are whole, and what is wrong with the next one; None if all are.
+    """
+    readable = _Readable(data, origin, size, today)
+    readable.read()
+    return readable.state, readable.problem
+
+
+def lost_of(signed: KnownHead | None, origin: str, readable: int) -> int:
+    """Return how many records of a signed head's shard cannot be read any more, where so many of `origin` can be."""
+    if signed is None:
+        return 0
+    return max(0, signed.head.size - (readable if signed.head.origin == origin else 0))
 
 
 def leave_behind(

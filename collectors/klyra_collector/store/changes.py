@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from klyra_audit.format.control import Hold
+    from klyra_audit.format.sections import SectionName
+    from klyra_collector.seal.reader import SealedRecord
     from klyra_collector.store.quarantined import QuarantineRow, ReplayNote
     from klyra_collector.store.rows import Row
 
@@ -49,6 +52,18 @@ class Expiration:
     held: Ranges = ()
 
 
+class CheckedEntry(NamedTuple):
+    """An EVENT record whose content is what its leaf commits to.
+
+    Attributes:
+        record: with its body.
+        erased: sections of it that are not to be shown any more.
+    """
+
+    record: SealedRecord
+    erased: frozenset[SectionName]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Consecutive records of one shard, as a store applies them: all or nothing, with the cursor.
@@ -56,11 +71,16 @@ class Batch:
     Attributes:
         origin: name of the shard.
         start, end: indexes of the first record and behind the last one.
-        rows: the entries among them, ascending.
+        rows: the entries among them, ascending; none for a store that `makes_documents`.
         extensions: applied after the rows, in ledger order.
         erased: (origin, row) of entries sealed earlier, without what was erased from them.
         quarantined: the quarantined inputs among the records, ascending.
         replays: what tells of quarantined inputs that became entries, in ledger order.
+        records: all of them, checked; for a store that keeps more of a record than its row.
+        entries: the entries among them, ascending.
+        rewritten: the entries behind `erased`.
+        kept: what was kept of quarantined inputs, by index.
+        holds: HOLD records, applied after the rows, in ledger order.
     """
 
     origin: str
@@ -71,15 +91,29 @@ class Batch:
     erased: Sequence[tuple[str, Row]] = ()
     quarantined: Sequence[QuarantineRow] = ()
     replays: Sequence[ReplayNote] = ()
+    records: Sequence[SealedRecord] = ()
+    entries: Sequence[CheckedEntry] = ()
+    rewritten: Sequence[CheckedEntry] = ()
+    kept: Mapping[int, bytes] = field(default_factory=dict)
+    holds: Sequence[Hold] = ()
 
 
 class FollowingStore(Protocol):
     """A store as its follower sees it. One thread calls it.
 
+    Attributes:
+        makes_documents: it makes what it stores from `entries` and wants no `rows`.
+
     Raises:
-        RetryLater: (every method) nothing was applied and the cursor stands where it was.
+        RetryLater: (every method) the cursor stands where it was; the same call may succeed later.
+        Paused: (every method) as above, once an operator has acted.
         Halted: (every method) the store is damaged; build it again from the ledger.
     """
+
+    @property
+    def makes_documents(self) -> bool:
+        """See above."""
+        ...
 
     def cursor(self, origin: str) -> int:
         """Return the index of the next record of a shard to apply."""

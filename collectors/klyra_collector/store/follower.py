@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from klyra_audit.errors import Halted, RetryLater
+from klyra_audit.errors import Halted, Paused, RetryLater
+from klyra_audit.format import control
+from klyra_audit.format.errors import FormatError
 from klyra_audit.format.leaf import Kind
-from klyra_collector.store.changes import Batch, Expiration, Extension
+from klyra_collector.store.changes import Batch, CheckedEntry, Expiration, Extension
 from klyra_collector.store.quarantine_rows import quarantine_row_of, replays_of
 from klyra_collector.store.rows import check, erased_sections, row_of, unusable
 
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
     from klyra_collector.seal.reader import LedgerReader, SealedRecord
     from klyra_collector.store.changes import FollowingStore, Ranges
     from klyra_collector.store.quarantined import QuarantineRow
-    from klyra_collector.store.rows import Row
 
 _BATCH = 5000
 _EXPIRE = 1000  # entries deleted in one transaction at most
 _IDLE_SECONDS = 0.1
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 15.0
+_PAUSED_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -92,6 +94,10 @@ class Follower:
                 stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
                 continue
+            except Paused as error:
+                _log.error("store.paused", reason=str(error), code=error.code, seconds=_PAUSED_SECONDS)
+                stop.wait(_PAUSED_SECONDS)
+                continue
             wait = _FIRST_WAIT_SECONDS
             if not busy:
                 stop.wait(_IDLE_SECONDS)
@@ -109,7 +115,7 @@ class Follower:
         check(record)
         deleted = self._store.expire(_expiration(record), _EXPIRE)
         if deleted < _EXPIRE:
-            self._store.apply(Batch(record.origin, record.index, record.index + 1, ()))
+            self._store.apply(Batch(record.origin, record.index, record.index + 1, (), records=(record,)))
         return deleted + 1
 
     def _read(self, origin: str, start: int, limit: int) -> Sequence[SealedRecord]:
@@ -120,26 +126,47 @@ class Follower:
         return records
 
     def _batch_of(self, records: Sequence[SealedRecord]) -> Batch:
-        rows: list[Row] = []
+        entries: list[CheckedEntry] = []
         extensions: list[Extension] = []
-        erased: list[tuple[str, Row]] = []
+        rewritten: list[CheckedEntry] = []
         quarantined: list[QuarantineRow] = []
+        kept: dict[int, bytes] = {}
+        holds: list[control.Hold] = []
         for record in records:
             check(record)
             kind = record.leaf.kind
             if kind == Kind.EVENT:
-                rows += self._row(record)
+                entries += self._entry(record)
             elif kind == Kind.QUARANTINE and record.body is not None:
-                quarantined.append(quarantine_row_of(record, self._reader.quarantined(record)))
+                raw = self._reader.quarantined(record)
+                quarantined.append(quarantine_row_of(record, raw))
+                if raw is not None:
+                    kept[record.index] = raw
             elif kind == Kind.EXTEND:
                 extensions.append(_extension(record))
+            elif kind == Kind.HOLD:
+                holds.append(_hold(record))
             elif kind == Kind.ERASURE:
-                erased += self._erased(record)
+                rewritten += self._erased(record)
         last = records[-1]
-        start, end = records[0].index, last.index + 1
-        return Batch(last.origin, start, end, rows, extensions, erased, quarantined, list(replays_of(rows)))
+        rows = [] if self._store.makes_documents else [row_of(*entry) for entry in entries]
+        return Batch(
+            last.origin,
+            records[0].index,
+            last.index + 1,
+            rows,
+            extensions,
+            erased=[(entry.record.origin, row_of(*entry)) for entry in rewritten],
+            quarantined=quarantined,
+            replays=list(replays_of(rows)),
+            records=records,
+            entries=entries,
+            rewritten=rewritten,
+            kept=kept,
+            holds=holds,
+        )
 
-    def _row(self, record: SealedRecord) -> Iterator[Row]:
+    def _entry(self, record: SealedRecord) -> Iterator[CheckedEntry]:
         if record.body is None:
             # It was named before it was deleted: a store that is built late finds the EXPIRY further on.
             if self._facts is None:
@@ -150,9 +177,9 @@ class Follower:
         erased = erased_sections(record.body)
         if erased and not erased <= self._erasures.of(record):
             raise unusable(record, "a section was overwritten, and no ERASURE record says so")
-        yield row_of(record, erased)
+        yield CheckedEntry(record, erased)
 
-    def _erased(self, record: SealedRecord) -> Iterator[tuple[str, Row]]:
+    def _erased(self, record: SealedRecord) -> Iterator[CheckedEntry]:
         """Read the entries that an ERASURE record names again, without what it erased."""
         document = _control(record)
         origin, org_ref = document.get("log", record.origin), bytes.fromhex(document["org_ref"])
@@ -161,10 +188,12 @@ class Follower:
             for index in self._store.indexes(origin, org_ref, _ranges(document[name])):
                 sections.setdefault(index, set()).add(name)
         for index, names in sorted(sections.items()):
-            (entry,) = self._read(origin, index, 1)
-            check(entry)
-            if entry.body is not None:
-                yield origin, row_of(entry, erased_sections(entry.body) | names)
+            for entry in self._read(origin, index, 1):
+                check(entry)
+                # A store that others can write to may name any place; what is named is for the ledger to say.
+                named = {name for name in names if _is_named(entry, org_ref, _ranges(document[name]))}
+                if named and entry.body is not None:
+                    yield CheckedEntry(entry, erased_sections(entry.body) | named)
 
 
 class Erasures:
@@ -232,10 +261,23 @@ def _expiration(record: SealedRecord) -> Expiration:
     )
 
 
+def _hold(record: SealedRecord) -> control.Hold:
+    try:
+        parsed = control.parse(Kind.HOLD, _control(record))
+    except FormatError as error:
+        raise unusable(record, f"its control document is no HOLD ({error})") from error
+    assert isinstance(parsed, control.Hold)  # noqa: S101 - what was parsed as one is one
+    return parsed
+
+
 def _control(record: SealedRecord) -> JsonObject:
     if record.control is None:
         raise unusable(record, "its control document is missing")
     return record.control
+
+
+def _is_named(record: SealedRecord, org_ref: bytes, ranges: Ranges) -> bool:
+    return record.leaf.org_ref == org_ref and any(first <= record.leaf.org_seq <= last for first, last in ranges)
 
 
 def _ranges(listed: list[list[int]]) -> Ranges:

@@ -109,7 +109,7 @@ def row_of(record: SealedRecord, erased: frozenset[SectionName] = _NOTHING) -> R
         RecordUnusable: the sections do not join to an entry.
     """
     try:
-        return _row(record, _joined(record, erased))
+        return _row(record, joined(record, erased))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise unusable(record, f"its sections do not join to an entry ({type(error).__name__})") from error
 
@@ -137,8 +137,11 @@ def _check_body(record: SealedRecord, body: BodyFrame) -> None:
         raise unusable(record, "its body is not the one that was sealed")
 
 
-def _joined(record: SealedRecord, erased: frozenset[SectionName]) -> JsonObject:
-    """Join the sections. What hashes to the leaf's commit was validated when it was sealed, so it is not here."""
+def joined(record: SealedRecord, erased: frozenset[SectionName] = _NOTHING) -> JsonObject:
+    """Join the sections of a record that has a body, without the `erased` ones.
+
+    What hashes to the leaf's commit was validated when it was sealed, so it is not here.
+    """
     assert record.body is not None  # noqa: S101 - the caller has looked
     parts = record.body.sections
     document: JsonObject = orjson.loads(parts.core)
@@ -182,8 +185,14 @@ def _row(record: SealedRecord, document: JsonObject) -> Row:
         timestamps.day_of(leaf.ingest_us),
         leaf.org_seq,
         record.leaf_bytes,
-        orjson.dumps(_entry(document, actor, resource)),
+        entry_text(document),
     )
+
+
+def entry_text(document: JsonObject) -> bytes:
+    """Return the JSON text of the entry that the API shows for a joined document: the only place that makes it."""
+    actor, resource = document["actor"], document["resource"]
+    return orjson.dumps(_entry(document, actor, resource))
 
 
 def _entry(document: JsonObject, actor: JsonObject, resource: JsonObject) -> dict[str, Any]:

@@ -124,6 +124,11 @@ class SqliteStore:
         """Return if a search would be answered now."""
         self.snapshot()
 
+    @property
+    def makes_documents(self) -> bool:
+        """Whether it makes what it stores itself: it stores rows."""
+        return False
+
     def cursor(self, origin: str) -> int:
         """Return the index of the next record of a shard to apply."""
         return self._writing().cursor(origin)

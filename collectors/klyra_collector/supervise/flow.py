@@ -12,6 +12,7 @@ from klyra_collector.receive.signing_keys import load_keys
 from klyra_collector.receive.signing_processor import SignatureCheck
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.reader import LedgerReader
+from klyra_collector.supervise.stored import StoredSeal
 
 if TYPE_CHECKING:
     from klyra_audit.catalog import Catalog
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from klyra_collector.registry import Registry
     from klyra_collector.seal.ledger import Ledger
     from klyra_collector.seal.sealer import Sealer
+    from klyra_collector.stages import Seal
 
 
 def pipeline_of(
@@ -31,10 +33,18 @@ def pipeline_of(
         senders=senders,
         mapping=MappingTable(catalog, settings.mapping.additions()),
         validator=validator,
-        seal=sealer,
+        seal=_acknowledging(settings, sealer),
         wall_us=SystemClock().wall_us,
         signatures=SignatureCheck(load_keys(settings.signing_processor)),
     )
+
+
+def _acknowledging(settings: Settings, sealer: Sealer) -> Seal:
+    """Return what answers senders: the seal, or the store behind it."""
+    writing = settings.store.elasticsearch
+    if writing.ack == "sealed":
+        return sealer
+    return StoredSeal(sealer, settings.data_directory.cursors, seconds=writing.ack_seconds)
 
 
 def replays_of(

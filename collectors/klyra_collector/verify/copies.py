@@ -39,6 +39,8 @@ class CopyDocument:
         expire_day: until which UTC day it is shown, the first day on which it is not.
         fields: everything that it is shown by or found by.
         sections: what its commitments are over; None where the copy keeps only what it shows.
+        hidden_until: the UTC day from which it is shown, 0 for one that is; what another entry of its id hides is.
+        is_spare: it is kept besides the entry's own document, such as for a legal hold, and doubles nothing.
     """
 
     log: str
@@ -48,6 +50,8 @@ class CopyDocument:
     expire_day: int
     fields: Fields
     sections: CopySections | None = None
+    hidden_until: int = 0
+    is_spare: bool = False
 
 
 class CopyReader(Protocol):

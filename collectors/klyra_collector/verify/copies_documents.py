@@ -135,7 +135,7 @@ class DocumentChecker:
 
 def _from_document(carried: CopySections, leaf: Leaf) -> _Content:
     """Return the content that a document carries itself, once it is what the leaf commits to."""
-    proofs = Commitments(*(_commitment(name, getattr(carried, name)) for name in _NAMES))
+    proofs = commitments_of(carried)
     if proofs.event_commit() != leaf.commit:
         raise _Wrong(Verdict.ALTERED, "its sections and salts are not those that the leaf commits to")
     if not isinstance(carried.core, Opened):
@@ -154,6 +154,11 @@ def _from_ledger(body: BodyFrame | None, leaf: Leaf) -> _Content:
         raise _Wrong(Verdict.UNVERIFIABLE, "the ledger's body, which it would be compared with, is damaged")
     lost = [name for name in _ERASABLE if getattr(found, name) != getattr(proofs, name)]
     return _Content(_without(body.sections, lost), frozenset(lost))
+
+
+def commitments_of(carried: CopySections) -> Commitments:
+    """Return what carried sections and salts commit to."""
+    return Commitments(*(_commitment(name, getattr(carried, name)) for name in _NAMES))
 
 
 def _commitment(name: SectionName, section: Section) -> bytes:

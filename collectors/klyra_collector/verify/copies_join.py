@@ -24,6 +24,7 @@ _BETWEEN_PROGRESS: Final = 4096
 _UNSEEN: Final = 0
 _INTACT: Final = 1
 _FLAGGED: Final = 2
+_SPARE: Final = 3  # intact, and there may be another document of it
 _ABOUT_COPIES: Final = frozenset({Verdict.DUPLICATE, Verdict.EXTRA})  # the entry itself may be as it was sealed
 
 
@@ -48,6 +49,8 @@ class Sealed:
         retention: what may be gone and what must be, by the records that the copy has applied.
         day: the UTC day, since 1970, on which the copy is looked at.
         progress: called with how many records were reached, and how many there are.
+        grown: where documents may have come in since it was looked up how far the copy has got, returns how many
+            records there are by now; None for a copy that is of one moment.
     """
 
     origin: str
@@ -58,10 +61,15 @@ class Sealed:
     retention: Retention
     day: int
     progress: Callable[[int, int], None]
+    grown: Callable[[], int] | None = None
 
 
 class CopyJoin:
-    """One pass over a copy's documents of a shard, and one over the leaves below its cursor."""
+    """One pass over a copy's documents of a shard, and one over the leaves below its cursor.
+
+    Attributes:
+        newer: how many documents are of records that were sealed after the ledger was looked at, and not judged.
+    """
 
     def __init__(self, reader: CopyReader, sealed: Sealed, checker: DocumentChecker, findings: Findings) -> None:
         self._reader = reader
@@ -69,8 +77,10 @@ class CopyJoin:
         self._checker = checker
         self._findings = findings
         self._cursor = min(reader.cursors().get(sealed.origin, 0), sealed.size)
-        self._marks = bytearray(self._cursor)  # one of the three below for each record
+        self._reach = self._cursor if sealed.grown is None else sealed.size
+        self._marks = bytearray(self._reach)  # one of those above for each record
         self._last = -1
+        self.newer = 0
 
     @property
     def cursor(self) -> int:
@@ -88,7 +98,10 @@ class CopyJoin:
 
     def _take(self, document: CopyDocument) -> None:
         index = document.index
-        if index >= self._cursor:
+        if index >= self._reach:
+            if self._sealed.grown is not None and index < self._sealed.grown():
+                self.newer += 1
+                return
             reason = f"the copy has applied {self._cursor} records, and this claims to be number {index}"
             self._say(Problem(Verdict.EXTRA, reason), index, document)
             return
@@ -102,11 +115,12 @@ class CopyJoin:
             self._place(document, leaf)
 
     def _place(self, document: CopyDocument, leaf: Leaf) -> None:
-        index = document.index
-        if self._marks[index] != _UNSEEN:
+        index, before = document.index, self._marks[document.index]
+        if before not in (_UNSEEN, _SPARE) and not document.is_spare:
             self._say(Problem(Verdict.DUPLICATE, "the entry is there already"), index, document)
             return
-        self._marks[index] = _INTACT
+        if before in (_UNSEEN, _SPARE):
+            self._marks[index] = _SPARE if document.is_spare else _INTACT
         if index < self._last:
             self._say(Problem(Verdict.REORDERED, f"it stands behind record {self._last}"), index, document)
         self._last = max(self._last, index)
@@ -129,6 +143,9 @@ class CopyJoin:
         if document.expire_day != expected:
             reason = f"it is shown until day {document.expire_day}, and its retention ends on day {expected}"
             yield Problem(Verdict.ALTERED, reason)
+        if document.hidden_until > self._sealed.day:
+            reason = f"it is hidden until day {document.hidden_until}, and no earlier entry of its id is kept as long"
+            yield Problem(Verdict.ALTERED, reason)
 
     def _look_for_missing(self) -> None:
         for first, block in self._sealed.leaves.runs():
@@ -138,7 +155,7 @@ class CopyJoin:
                 leaf = known_leaf(block[place * LEAF_SIZE : (place + 1) * LEAF_SIZE])
                 if leaf is not None and leaf.kind == Kind.EVENT:
                     self._say(self._sealed.retention.absent(leaf), first + place, None)
-        self._findings.count(Verdict.OK, self._marks.count(_INTACT))
+        self._findings.count(Verdict.OK, self._marks.count(_INTACT) + self._marks.count(_SPARE))
 
     def _say(self, problem: Problem, index: int, document: CopyDocument | None) -> None:
         if problem.verdict not in _ABOUT_COPIES:

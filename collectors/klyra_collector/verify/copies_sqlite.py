@@ -218,7 +218,7 @@ def columns_of(entry: JsonObject) -> Fields:
     actor, resource = entry["actor"], entry["resource"]
     return {
         "id": entry["id"],
-        "timestamp": _nanoseconds(entry["timestamp"]),
+        "timestamp": nanoseconds(entry["timestamp"]),
         "event_type": entry["event_type"],
         "actor_type": actor["type"],
         "resource_type": resource["type"],
@@ -250,7 +250,7 @@ def _party(members: JsonObject) -> JsonObject:
     return {"type": members["type"], "id": members.get("id"), "name": members.get("name")}
 
 
-def _nanoseconds(text: object) -> int:
+def nanoseconds(text: object) -> int:
     """Return an RFC 3339 timestamp in nanoseconds since 1970, as the store keeps it for sorting."""
     matched = _SHAPE.fullmatch(text) if type(text) is str else None
     if matched is None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from klyra_collector.verify.report import Report
 
 
+Grown = Callable[["ShardVerification"], int]
+
+
 def verify_store(store: Path, ledger: Path, options: Options) -> Report:
     """Verify the embedded store and its ledger.
 
@@ -49,8 +53,15 @@ def verify_store(store: Path, ledger: Path, options: Options) -> Report:
         return verify_copy(copy, ledger, options)
 
 
-def verify_copy(copy: CopyReader, ledger: Path, options: Options) -> Report:
+def verify_copy(copy: CopyReader, ledger: Path, options: Options, *, grown: Grown | None = None) -> Report:
     """Verify any copy of the entries and its ledger; the copy's shards are reported behind those of the ledger.
+
+    Args:
+        copy: the copy.
+        ledger: see `verify_store`.
+        options: see `verify_store`.
+        grown: for a copy whose documents are of a later moment than its cursors: returns how many records a shard has
+            by now.
 
     Raises:
         CannotVerify: as `verify_store`.
@@ -59,7 +70,7 @@ def verify_copy(copy: CopyReader, ledger: Path, options: Options) -> Report:
     verification, reports = run_over(ledger, options)
     if verification.around is None:
         return report_of(ledger, options, reports)
-    own = CopyVerification(copy, cursors, verification.shards, verification.around, options)
+    own = CopyVerification(copy, cursors, verification.shards, verification.around, options, grown)
     found = [*own.run()]
     # A copy is worth what the ledger is that it was compared with: the same key vouches for it, the same witnesses.
     newest = reports[-1]
@@ -77,12 +88,14 @@ class CopyVerification:
         shards: list[ShardVerification],
         around: Around,
         options: Options,
+        grown: Grown | None = None,
     ) -> None:
         self._copy = copy
         self._cursors = cursors
         self._shards = shards
         self._around = around
         self._options = options
+        self._grown = grown
         begun = [Place(shard.number, cursors[shard.log]) for shard in shards if cursors.get(shard.log)]
         self._applied = max(begun, default=Place(0, 0))
         org_salt = next((shard.org_salt for shard in shards if shard.org_salt is not None), None)
@@ -109,7 +122,9 @@ class CopyVerification:
         elif cursor < shard.extent.size:
             notes.append(f"it has not applied the last {shard.extent.size - cursor} records yet")
         try:
-            self._join(shard, findings)
+            newer = self._join(shard, findings)
+            if newer:
+                notes.append(f"{newer} of its documents are newer than the ledger as it was looked at")
         except Unreadable as error:
             reason = f"the ledger cannot be read: {error}"
             findings.add(Finding(verdict=Verdict.UNVERIFIABLE, reason=reason, file=self._copy.name))
@@ -123,12 +138,13 @@ class CopyVerification:
             notes=notes,
         )
 
-    def _join(self, shard: ShardVerification, findings: Findings) -> None:
+    def _join(self, shard: ShardVerification, findings: Findings) -> int:
+        """Join one shard; return how many documents were too new to be judged."""
         leaves = shard.leaves
         if leaves is None:
             reason = "the ledger's leaves cannot be read, so that nothing can be compared with them"
             findings.add(Finding(verdict=Verdict.UNVERIFIABLE, reason=reason, file=self._copy.name))
-            return
+            return 0
         paths = [shard.folder.bodies(day) for day in shard.folder.body_days()]
         with open_or_empty(leaves.path) as file, BodiesByIndex(paths, shard.extent.size) as bodies:
             sealed = Sealed(
@@ -140,8 +156,11 @@ class CopyVerification:
                 retention=self._retention(shard),
                 day=self._around.day,
                 progress=partial(self._options.progress, f"{self._copy.name} {shard.folder.root.name}", "entries"),
+                grown=None if self._grown is None else partial(self._grown, shard),
             )
-            CopyJoin(self._copy, sealed, self._checker, findings).run()
+            join = CopyJoin(self._copy, sealed, self._checker, findings)
+            join.run()
+            return join.newer
 
     def _retention(self, shard: ShardVerification) -> Retention:
         """Return what decides about a shard's entries; a record that the copy has not applied asks nothing of it."""

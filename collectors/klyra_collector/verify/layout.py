@@ -168,7 +168,7 @@ def _shards(target: Path) -> Iterator[ShardFolder]:
 
 def _shards_in(target: Path, ledger: Path, data: Path | None) -> Iterator[ShardFolder]:
     paths = [path for path in files.entries(ledger) if _SHARD.fullmatch(path.name) and files.is_folder(path)]
-    for path in sorted(paths, key=_order):
+    for path in sorted(paths, key=shard_order):
         around = data or _data_around(ledger)
         yield ShardFolder(target, path, around, is_whole=data is not None, is_named=True)
 
@@ -179,7 +179,8 @@ def _data_around(ledger: Path) -> Path | None:
     return data if ledger.name == "ledger" and (data / "keys").is_dir() else None
 
 
-def _order(path: Path) -> tuple[int, int]:
+def shard_order(path: Path) -> tuple[int, int]:
+    """Return what sorts the folders of shards by age."""
     year, _, number = path.name.partition("-")
     return int(year), int(number or 1)
 

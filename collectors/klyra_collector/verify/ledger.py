@@ -93,6 +93,7 @@ class Options:
         expect_size: how many signed records there must be in all shards, at least.
         expect_after_us: ingest time that the newest record must have or be behind.
         expect_checkpoint: file and bytes of a signed head that the reader has kept.
+        bodies: whether the bodies are here to be verified; steps 9 to 11 are left out where they are not.
         progress: called with a shard's directory, a step's name, and how much of it is done.
         sleep: to wait with.
     """
@@ -108,6 +109,7 @@ class Options:
     expect_size: int | None = None
     expect_after_us: int | None = None
     expect_checkpoint: tuple[Path, bytes] | None = None
+    bodies: bool = True
     progress: Callable[[str, str, int, int], None] = lambda _shard, _step, _done, _total: None
     sleep: Callable[[float], None] = time.sleep
 
@@ -238,13 +240,15 @@ class ShardVerification:
         self._org_salt = told.org_salt
         # (7), (8), (9), (10): chains, bodies and quarantined bytes, side by side
         chains = self._crew.begin(scan_chain, self._chain_task(parts))
-        parts.inventory.check_bodies(told, self.retention, self._crew, self._progress("bodies"))
+        if self._options.bodies:
+            parts.inventory.check_bodies(told, self.retention, self._crew, self._progress("bodies"))
         self.chains = self._take_chains(chains.result(), parts.marks)
         self._check_witnessed_times()
         # (11): what has no content, or should have none
-        self._life = BodyLife(self.retention, parts.marks, around.day, self._complain_of_body)
-        parts.inventory.check_presence(self._life)
-        self._note_quarantine(parts.inventory)
+        if self._options.bodies:
+            self._life = BodyLife(self.retention, parts.marks, around.day, self._complain_of_body)
+            parts.inventory.check_presence(self._life)
+            self._note_quarantine(parts.inventory)
         # (12): what lies behind the end
         self._tail = self._judge_tail(parts, self._length)
         self._check_long_tail(parts.tree.end)

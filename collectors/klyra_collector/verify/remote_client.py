@@ -85,7 +85,7 @@ class Address:
     @property
     def keeps_secrets(self) -> bool:
         """Whether nobody on the way can read what is sent."""
-        return self.secure or self.host == "localhost" or _is_loopback(self.host)
+        return self.secure or self.host == "localhost" or is_loopback(self.host)
 
 
 class LogClient:
@@ -193,7 +193,7 @@ class LogClient:
             connection = http.client.HTTPSConnection(
                 address.host, address.port, timeout=TIMEOUT_SECONDS, context=context
             )
-        answer = partial(_Answer, seconds_left=self._seconds_left)
+        answer = partial(HurriedAnswer, seconds_left=self._seconds_left)
         connection.response_class = answer  # type: ignore[assignment] # it is only called
         return connection
 
@@ -219,7 +219,7 @@ class LogClient:
         )
 
 
-class _Answer(http.client.HTTPResponse):
+class HurriedAnswer(http.client.HTTPResponse):
     """An answer, headers included, that is read until a deadline and no longer."""
 
     def __init__(
@@ -262,7 +262,8 @@ class _Hurried(io.RawIOBase):
         super().close()
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether an address is one of this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

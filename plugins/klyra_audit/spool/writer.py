@@ -147,10 +147,10 @@ class BootWriter:
             SpoolClosed: the boot takes no more events.
         """
         ticket = _Ticket(event)
-        with self._queue:
-            self._pending.append(ticket)
-            ticket.leads, self._is_led = not self._is_led, True
         try:
+            with self._queue:
+                self._pending.append(ticket)
+                ticket.leads, self._is_led = not self._is_led, True
             if not ticket.leads:
                 ticket.gate.acquire()
             if ticket.leads:

@@ -5,7 +5,7 @@ const { FluentClient } = require("@fluent-org/logger");
 const chosen = JSON.parse(process.argv[2]);
 
 function client() {
-  const socket = { host: chosen.host, port: chosen.port, reconnect: { backoff: 10, delay: 10 } };
+  const socket = { host: chosen.host, port: chosen.port, reconnect: { backoff: 2, delay: 10, maxDelay: 500 } };
   if (chosen.ca) socket.tls = { ca: fs.readFileSync(chosen.ca), servername: "localhost" };
   const options = {
     eventMode: chosen.mode,
@@ -28,6 +28,8 @@ function numbered() {
 }
 
 async function main() {
+  // Between two attempts nothing else keeps the process; a client that tries once ends when it is turned away.
+  if (chosen.retries) setInterval(() => {}, 1000);
   const sender = client();
   await sender.connect();
   const results = await Promise.allSettled((chosen.records || numbered()).map((record) => sender.emit(record)));

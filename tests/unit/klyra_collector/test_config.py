@@ -80,10 +80,11 @@ def test_a_missing_named_file_is_an_error(tmp_path) -> None:
 def test_another_store_is_refused_by_name(tmp_path) -> None:
     """A store this version does not have is not silently replaced, and its password is not shown."""
     path = tmp_path / "a.toml"
-    path.write_text('[store]\nurl = "elasticsearch+https://user:secret@host"\n')
+    path.write_text('[store]\nurl = "mongodb://user:secret@host"\n')
     with pytest.raises(BadConfiguration) as caught:
         _ = Settings.load(path).store_path
     assert "secret" not in str(caught.value)
+    assert "elasticsearch+https://" in caught.value.remedy
 
 
 def test_ipv6_listeners_are_read() -> None:

@@ -29,7 +29,7 @@ from klyra_siem.outcome import Action
 from support import sink as sinks
 from support.certificates import Authority
 from support.delivering import options
-from support.otelcol import free_ports
+from support.ports import free_ports
 from support.records import BUSINESS, STARTUP, record
 from support.sink import PROTOBUF, Answer, Sink
 

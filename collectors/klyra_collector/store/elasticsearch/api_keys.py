@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import Rejected
-from klyra_collector.store.elasticsearch.connection import request
+from klyra_collector.store.elasticsearch.connection import Flavor, request
 from klyra_collector.store.elasticsearch.definitions import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from elasticsearch import Elasticsearch
@@ -27,7 +28,7 @@ class MadeKey:
     """A key and where its secret is.
 
     Attributes:
-        purpose: `writer`, `reader` or `sweeper`.
+        purpose: `writer`, `reader`, `sweeper` or `administrator`.
         path: of the file that holds it, encoded as clients send it.
         is_new: it was made just now.
     """
@@ -37,21 +38,35 @@ class MadeKey:
     is_new: bool
 
 
-def make_keys(client: Elasticsearch, folder: Path, *, renew: bool = False) -> list[MadeKey]:
+RUNNING = ("writer", "reader", "sweeper")
+ADMINISTRATOR = "administrator"
+
+
+def make_keys(
+    client: Elasticsearch,
+    folder: Path,
+    purposes: Iterable[str] = RUNNING,
+    *,
+    flavor: Flavor = Flavor.DEFAULT,
+    renew: bool = False,
+) -> list[MadeKey]:
     """Make the keys that are not there yet.
 
     The file is made before the key, so that a crash in between leaves an empty file and no key nobody knows.
 
     Args:
         client: of somebody who may make keys and has the rights that they get.
-        folder: where `writer.key`, `reader.key` and `sweeper.key` are put.
+        folder: where `writer.key`, `reader.key` and so on are put.
+        purposes: of the keys to make.
+        flavor: of the cluster.
         renew: make new ones even so; the old ones stay valid until they are invalidated.
 
     Raises:
         KeyFileMissing: a key is there and its file is not.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return [_make(client, purpose, body, folder / f"{purpose}.key", renew=renew) for purpose, body in keys().items()]
+    known = keys(flavor)
+    return [_make(client, purpose, known[purpose], folder / f"{purpose}.key", renew=renew) for purpose in purposes]
 
 
 def _make(client: Elasticsearch, purpose: str, body: dict[str, object], path: Path, *, renew: bool) -> MadeKey:

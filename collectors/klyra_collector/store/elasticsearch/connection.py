@@ -21,6 +21,7 @@ _KNOWN_PARAMETERS = {"api_key", "user", "password", "ca"}
 _SECONDS = 30
 _OLDEST = (8, 19)
 _UNKNOWN_MAJOR = 10
+_NOT_TRUSTED = ("CERTIFICATE", "HOSTNAME")  # as the libraries say it: who signed it, and for whom
 
 
 class ClusterUnreachable(RetryLater):
@@ -33,6 +34,12 @@ class ClusterRefuses(Paused):
     """The cluster refuses us: the key, the certificate, or what the key may do."""
 
     code = "cluster_refuses"
+
+
+class IndexClosed(Paused):
+    """An index that is asked about was closed, so that what it holds would be missing in an answer."""
+
+    code = "index_closed"
 
 
 class ClusterUnsuitable(Halted):
@@ -69,6 +76,11 @@ class ClusterUrl:
     def shown(self) -> str:
         """The hosts, as messages name them."""
         return ", ".join(self.hosts)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether we say who we are; a cluster without security needs none."""
+        return self.api_key is not None or self.user is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +137,15 @@ def parse(url: str, setting: str = "store.url") -> ClusterUrl:
     )
 
 
-def connect(url: ClusterUrl, setting: str = "store.url") -> Elasticsearch:
+def connect(url: ClusterUrl, setting: str = "store.url", *, compress: bool = True) -> Elasticsearch:
     """Return a client. Nothing is sent yet.
 
     It tries nothing again by itself: it would do so without a pause, and would hide what was refused.
+
+    Args:
+        url: of the cluster.
+        setting: that it comes from, for messages.
+        compress: requests, by the library; False for who compresses them before.
 
     Raises:
         ClusterUnsuitable: the library is not installed.
@@ -150,7 +167,7 @@ def connect(url: ClusterUrl, setting: str = "store.url") -> Elasticsearch:
         max_retries=0,
         retry_on_timeout=False,
         request_timeout=_SECONDS,
-        http_compress=True,
+        http_compress=compress,
         **options,
     )
 
@@ -178,7 +195,7 @@ def request(client: Elasticsearch, method: str, path: str, body: Any = None) -> 
     """Send one request and return the JSON of its answer.
 
     Raises:
-        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable: see `translated`.
+        ClusterUnreachable, ClusterRefuses, ClusterUnsuitable, IndexClosed: see `translated`.
         NotFound: there is nothing there.
         Rejected: `cluster_rejects`: the cluster understood, and will not.
     """
@@ -186,9 +203,12 @@ def request(client: Elasticsearch, method: str, path: str, body: Any = None) -> 
 
     headers = {"accept": "application/json"} | ({} if body is None else {"content-type": "application/json"})
     try:
-        return client.perform_request(method, path, headers=headers, body=body).body
+        answer = client.perform_request(method, path, headers=headers, body=body).body
     except (ApiError, TransportError) as error:
         raise translated(error) from error
+    if not isinstance(answer, dict | list):
+        raise ClusterUnreachable("Something else answers in the cluster's place.", remedy="Check what lies between.")
+    return answer
 
 
 class NotFound(Rejected):
@@ -205,7 +225,7 @@ def translated(error: ApiError | TransportError) -> KlyraError:
         return ClusterUnsuitable("What answers is no Elasticsearch.", remedy="Check the URL.", code="no_product")
     if isinstance(error, ApiError):
         return _of_status(error.status_code, _reason(error.body))
-    if "CERTIFICATE" in error.message.upper():
+    if any(word in error.message.upper() for word in _NOT_TRUSTED):
         return ClusterRefuses(
             f"Its certificate is not trusted: {error.message}.", remedy="Set ca= to its authority's certificate."
         )
@@ -221,14 +241,20 @@ def _of_status(status: int, reason: str) -> KlyraError:
         return NotFound(f"The cluster has no such thing: {reason}.")
     if status in (403, 408, 429) or status >= 500:  # noqa: PLR2004 - HTTP
         return ClusterUnreachable(f"The cluster cannot do it now ({status}): {reason}.")
+    if "index_closed_exception" in reason:
+        return IndexClosed(f"Somebody has closed an index: {reason}.", remedy="Open it again: POST /INDEX/_open.")
     return Rejected(f"The cluster will not do it ({status}): {reason}.", code="cluster_rejects")
 
 
 def _reason(body: Any) -> str:  # noqa: ANN401 - whatever it answered
+    """Return what an answer says is wrong, with what was behind it."""
     error = body.get("error") if isinstance(body, dict) else None
-    if isinstance(error, dict):
-        return f"{error.get('type')}: {error.get('reason')}"
-    return str(error or body)[:200]
+    if not isinstance(error, dict):
+        return str(error or body)[:200]
+    reasons = [f"{error.get('type')}: {error.get('reason')}"]
+    while isinstance(error := error.get("caused_by"), dict):
+        reasons.append(str(error.get("reason")))
+    return " <- ".join(reasons)
 
 
 def _credentials(url: ClusterUrl, setting: str) -> dict[str, Any]:

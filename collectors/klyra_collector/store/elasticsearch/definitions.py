@@ -49,32 +49,50 @@ class Definition:
     member: tuple[str | int, ...] = ()
 
 
-def definitions(policies: Iterable[Retained], flavor: Flavor = Flavor.DEFAULT) -> list[Definition]:
+def definitions(
+    policies: Iterable[Retained], flavor: Flavor = Flavor.DEFAULT, dedicated: Iterable[str] = ()
+) -> list[Definition]:
     """Return everything for these retention policies, in the order in which it can be made.
 
     A serverless cluster has no lifecycle policies: there each stream's own lifecycle keeps the days, to no better than
     its rollover, and the sweep by `klyra.expire_day` is what keeps the bound.
+
+    Args:
+        policies: that anything is kept by.
+        flavor: of the cluster.
+        dedicated: organizations with streams of their own, one of each policy: a plan can change at any time, and the
+            writer's key can make no stream.
     """
     retained = sorted(set(policies), key=lambda policy: policy.name)
     found: list[Definition] = []
     if flavor is Flavor.DEFAULT:
         found += [_lifecycle("lifecycle", names.entry_stream(one.name), one) for one in retained]
         found.append(_lifecycle("lifecycle-health", names.HEALTH_STREAM))
-    found += [_component(name) for name in ("settings", "entries", "quarantine")]
+    found.append(_component("settings", "settings-serverless" if flavor is Flavor.SERVERLESS else "settings"))
+    found += [_component(name, name) for name in ("entries", "quarantine")]
     for one in retained:
         found.append(_streams("entry-streams", names.entry_stream(one.name), flavor, one))
         found.append(_streams("quarantine-stream", names.quarantine_stream(one.name), flavor, one))
     found.append(_streams("held-stream", names.HELD_STREAM, flavor))
+    found.append(_streams("quarantine-held-stream", names.QUARANTINE_HELD_STREAM, flavor))
     found.append(_streams("health-stream", names.HEALTH_STREAM, flavor, Retained("health", _HEALTH_DAYS)))
     found.append(_index_template(names.LEDGER_INDEX, _read("ledger")))
     found += [_stream(item.name) for item in found if "data_stream" in (item.body or {})]
+    found += [_stream(names.dedicated_stream(one.name, own)) for own in sorted(set(dedicated)) for one in retained]
     found.append(Definition(kind="index", name=names.LEDGER_INDEX, path=f"/{names.LEDGER_INDEX}", body=None))
     return found
 
 
-def keys() -> dict[str, dict[str, Any]]:
-    """Return the API keys we make, by what they are for: `writer`, `reader` and `sweeper`."""
+def keys(flavor: Flavor = Flavor.DEFAULT) -> dict[str, dict[str, Any]]:
+    """Return the API keys we make, by what they are for: `writer`, `reader`, `sweeper` and `administrator`.
+
+    A serverless cluster knows no privileges of lifecycle policies, and refuses a key that names one.
+    """
     found: dict[str, dict[str, Any]] = _read("keys")
+    if flavor is Flavor.SERVERLESS:
+        for key in found.values():
+            for role in key["role_descriptors"].values():
+                role["cluster"] = [right for right in role["cluster"] if right != "manage_ilm"]
     return found
 
 
@@ -97,8 +115,8 @@ def _lifecycle(file: str, name: str, retained: Retained | None = None) -> Defini
     return Definition(kind="lifecycle policy", name=name, path=f"/_ilm/policy/{name}", body=body, member=(name,))
 
 
-def _component(file: str) -> Definition:
-    name = f"{names.PREFIX}{file}"
+def _component(suffix: str, file: str) -> Definition:
+    name = f"{names.PREFIX}{suffix}"
     return Definition(
         kind="component template",
         name=name,

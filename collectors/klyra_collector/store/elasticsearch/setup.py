@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from klyra_collector.store.elasticsearch.definitions import Definition
 
 MANAGER = "klyra-audit"
-_ORDINARY_MODES = {None, "standard"}
 
 
 class SetupRefused(Rejected):
@@ -65,29 +64,12 @@ def apply(client: Elasticsearch, changes: Sequence[Change], on_done: Callable[[C
     """Make what is planned, in its order.
 
     A crash in between leaves a beginning that the next run takes up: each step is idempotent. New templates are for
-    the next backing index, so streams whose template changed get one at once.
+    new indexes; `effective.update_indexes` is what brings those that are there up to date.
     """
-    changed = {change.definition.name for change in changes if change.state is State.DIFFERENT}
-    components_changed = any(name in changed for name in _components(changes))
     for change in changes:
         if change.state is not State.SAME:
             request(client, "PUT", change.definition.path, change.definition.body)
-        elif change.definition.kind == "data stream" and (components_changed or change.definition.name in changed):
-            request(client, "POST", f"/{change.definition.name}/_rollover")
         on_done(change)
-
-
-def check_effective(client: Elasticsearch, wanted: Iterable[Definition]) -> None:
-    """Return if new and present backing indexes of our streams are what our templates say.
-
-    Raises:
-        SetupRefused: a template of higher priority wins, a stream is of another mode (`logsdb` or synthetic `_source`
-            would give back other documents than were sent), or its failure store would take what is refused.
-    """
-    for definition in wanted:
-        if definition.kind == "index template" and "data_stream" in (definition.body or {}):
-            _check_template(client, definition)
-            _check_stream(client, definition.name)
 
 
 def _current(client: Elasticsearch, definition: Definition) -> Mapping[str, Any] | None:
@@ -137,45 +119,3 @@ def _lines(thing: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return a thing as sorted lines; of what a server adds by itself only members that we write, too."""
     ours = {key: thing[key] for key in wanted if key in thing}
     return sorted(f"{name}: {value}" for name, value in flattened(ours))
-
-
-def _components(changes: Sequence[Change]) -> list[str]:
-    return [change.definition.name for change in changes if change.definition.kind == "component template"]
-
-
-def _check_template(client: Elasticsearch, definition: Definition) -> None:
-    name = definition.name
-    effective = request(client, "POST", f"/_index_template/_simulate_index/{name}")["template"]
-    settings = dict(flattened(effective.get("settings", {})))
-    expected = dict(flattened((definition.body or {})["template"].get("settings", {})))
-    for setting, value in expected.items():
-        if settings.get(setting) != value:
-            raise SetupRefused(
-                f"New indexes of {name} would have {setting} = {settings.get(setting)} instead of {value}.",
-                remedy="Another index template of a higher priority matches the name; narrow its pattern.",
-            )
-    _check_mode(name, settings)
-
-
-def _check_stream(client: Elasticsearch, name: str) -> None:
-    try:
-        (stream,) = request(client, "GET", f"/_data_stream/{name}")["data_streams"]
-    except NotFound:
-        return
-    if stream.get("failure_store", {}).get("enabled"):
-        raise SetupRefused(
-            f"The data stream {name} has a failure store: what it refuses would seem to be kept.",
-            remedy=f'PUT /_data_stream/{name}/_options {{"failure_store": {{"enabled": false}}}}',
-        )
-    settings = request(client, "GET", f"/{name}/_settings?flat_settings=true")
-    for backing, found in settings.items():
-        _check_mode(backing, found["settings"])
-
-
-def _check_mode(name: str, settings: Mapping[str, Any]) -> None:
-    mode, source = settings.get("index.mode"), settings.get("index.mapping.source.mode", "stored")
-    if mode not in _ORDINARY_MODES or source != "stored":
-        raise SetupRefused(
-            f"{name} has index.mode = {mode} and _source = {source}: documents would come back changed.",
-            remedy="Streams of this product have index.mode standard and a stored _source; make it anew.",
-        )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -152,6 +155,27 @@ def test_one_connection_serves_many_chunks() -> None:
         client.send("t", ENTRIES)
     assert names[0] == "mine"
     assert names[1] == names[2] != "mine"
+
+
+def test_an_application_with_many_open_files() -> None:
+    """A descriptor beyond 1023, which select(2) cannot look at, is one like any other."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1500
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+    def acknowledge_twice(peer: Peer) -> None:
+        peer.acknowledge()
+        peer.acknowledge()
+
+    with contextlib.ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        nothing = opened.enter_context(Path("/dev/null").open("rb"))
+        for _ in range(1100):
+            opened.callback(os.close, os.dup(nothing.fileno()))
+        address = opened.enter_context(scripted(acknowledge_twice))
+        client = opened.enter_context(ForwardClient(address))
+        client.send("t", ENTRIES)
+        client.send("t", ENTRIES)
 
 
 def refuse(peer: Peer) -> None:

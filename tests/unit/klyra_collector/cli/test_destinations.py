@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from klyra_audit.format.keys import VerifyingKey
 from klyra_collector.cli import destinations
 from klyra_collector.data_directory import DataDirectory
+from klyra_collector.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.destination_status import DestinationStatus, State, write_status
-from klyra_collector.fanout.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.seal.durable import Disk
 from support import sink as sinks
-from support.otelcol import free_ports
+from support.ports import free_ports
 from support.records import record, submission
 from support.sealing import MIDSUMMER_US, SetClock, open_ledger
 from support.sink import Answer

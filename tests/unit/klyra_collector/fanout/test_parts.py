@@ -10,9 +10,9 @@ import pytest
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import RetryLater
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID, organization_reference
-from klyra_collector.fanout.backoff import Backoff
+from klyra_collector.backoff import Backoff
+from klyra_collector.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.fanout.batching import Gathering
-from klyra_collector.fanout.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.fanout.entitlement import (
     FRESH_SECONDS,
     OPERATOR_REFERENCE,

@@ -48,7 +48,9 @@ def test_a_mistyped_character_is_noticed(position, character) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", TEXT[:-1], TEXT + "0", TEXT + "\n", " " + TEXT, TEXT.upper(), "Bearer " + TEXT, "\ud800"]
+    "text",
+    ["", " ", TEXT[:-1], TEXT + "0", TEXT + "\n", " " + TEXT, TEXT.upper(), "Bearer " + TEXT, "\ud800"],
+    ids=["empty", "blank", "cut", "longer", "newline", "padded", "capitals", "header", "surrogate"],
 )
 def test_anything_else_is_malformed(text) -> None:
     """What is cut off, padded or of another form is no key."""

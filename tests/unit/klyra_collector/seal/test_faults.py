@@ -277,6 +277,7 @@ class TestTorn:
                 shard.leaves.write_bytes(whole_leaves[:leaves_length])
                 bodies.write_bytes(whole_bodies[:bodies_length])
                 recovered = recover(data, shard, keys, disk, now="torn")
+                recovered.own.close()
                 assert recovered.state.size == last.index
                 assert (shard.leaves.read_bytes(), bodies.read_bytes()) == (
                     whole_leaves[:-LEAF_SIZE],

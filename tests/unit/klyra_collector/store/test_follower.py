@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
-from klyra_audit.errors import Halted, RetryLater
+from klyra_audit.errors import Halted, Paused, RetryLater
 from klyra_audit.format import canonical
 from klyra_audit.format.leaf import Kind
 from klyra_audit.format.sections import Sections, commitments
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from klyra_audit.errors import KlyraError
     from klyra_collector.seal.reader import SealedRecord
     from klyra_collector.store.changes import Batch
 
@@ -304,8 +306,13 @@ class TestTampering:
 class BusyStore:
     """A real store that cannot be written for the first `failures` times."""
 
-    def __init__(self, store: SqliteStore, failures: int, stop: threading.Event) -> None:
+    makes_documents = False
+
+    def __init__(
+        self, store: SqliteStore, failures: int, stop: threading.Event, error: KlyraError | None = None
+    ) -> None:
         self._store = store
+        self._error = error or StoreBusy("The disk is full.")
         self._stop = stop
         self.failures = failures
         self.attempts: list[int] = []
@@ -318,7 +325,7 @@ class BusyStore:
         """Fail, or apply and stop the follower."""
         self.attempts.append(self._store.cursor(batch.origin))
         if len(self.attempts) <= self.failures:
-            raise StoreBusy("The disk is full.")
+            raise self._error
         self._store.apply(batch)
         self._stop.set()
 
@@ -342,6 +349,26 @@ class TestRunning:
         assert busy.attempts == [0, 0, 0, 0]
         assert store.cursor(ORIGIN) == 1
         assert len(entries_of(store)) == 1
+
+    def test_it_waits_for_an_operator(
+        self, store: SqliteStore, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While an operator must act the cursor stands, with an alarm; then everything is applied once."""
+        monkeypatch.setattr("klyra_collector.store.follower._PAUSED_SECONDS", 0.001)
+        ledger.seal(document(0))
+        stop = threading.Event()
+        busy = BusyStore(store, 2, stop, Paused("The key was revoked."))
+        with capture_logs() as logged:
+            follower_of(ledger, busy).run(stop)
+        assert [entry["log_level"] for entry in logged if entry["event"] == "store.paused"] == ["error", "error"]
+        assert store.cursor(ORIGIN) == 1
+
+    def test_a_hold_that_is_none_stops_the_follower(self, store: SqliteStore, ledger: MemoryLedger) -> None:
+        """A HOLD record without its members cannot be applied and is not skipped."""
+        ledger.control(Kind.HOLD, {"type": "hold", "hold_id": "hold_1"})
+        with pytest.raises(RecordUnusable, match="no HOLD") as caught:
+            follower_of(ledger, store).step()
+        assert "klyra-audit verify" in caught.value.remedy
 
     def test_it_follows_what_arrives_and_stops_when_told(self, store: SqliteStore, ledger: MemoryLedger) -> None:
         """A record sealed while it is idle is applied soon; afterwards the thread ends."""

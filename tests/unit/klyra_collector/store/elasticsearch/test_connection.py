@@ -19,6 +19,7 @@ from klyra_collector.store.elasticsearch.connection import (
     ClusterUnreachable,
     ClusterUnsuitable,
     Flavor,
+    IndexClosed,
     NotFound,
     connect,
     parse,
@@ -168,6 +169,7 @@ class TestAnswers:
             (429, "es_rejected_execution_exception", ClusterUnreachable, "cluster_unreachable"),
             (503, "unavailable_shards_exception", ClusterUnreachable, "cluster_unreachable"),
             (400, "parse_exception", Rejected, "cluster_rejects"),
+            (400, "index_closed_exception", IndexClosed, "index_closed"),
         ],
     )
     def test_each_refusal_has_its_kind(self, status, kind, error, code) -> None:
@@ -180,6 +182,16 @@ class TestAnswers:
         ):
             request(client, "GET", "/thing")
         assert (type(raised.value), raised.value.code) == (error, code)
+
+    def test_a_page_in_the_cluster_s_place(self) -> None:
+        """Something in between answers; it may go away again."""
+        with (
+            answering(200, "Back soon") as url,
+            connect(parse(url)) as client,
+            pytest.raises(ClusterUnreachable, match="in the cluster's place") as raised,
+        ):
+            request(client, "GET", "/")
+        assert (raised.value.code, bool(raised.value.remedy)) == ("cluster_unreachable", True)
 
     def test_nobody_there_may_be_asked_again(self) -> None:
         """A closed port is a cluster that is not there now."""

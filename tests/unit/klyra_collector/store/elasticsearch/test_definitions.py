@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from klyra_collector.registry.policies import Policies
 from klyra_collector.store.elasticsearch import names
 from klyra_collector.store.elasticsearch.connection import Flavor
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions, flattened, keys
-from support.ilm import DAY, HOUR, Deleted, Stream
 
 SOLD = [Retained(name, plan.retention_days) for name, plan in Policies.load().plans.items()]
 POLICIES = [*SOLD, Retained("enterprise-730d", 730)]
@@ -161,51 +159,3 @@ class TestFlattened:
             "d": "[1, 2]",
             "e": "true",
         }
-
-
-class TestLifecycle:
-    """When entries go, by the policies that are shipped, over two simulated years."""
-
-    @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-    def test_no_entry_goes_early_and_none_a_day_late(self, policy) -> None:
-        """Age at deletion lies in [plan, plan + 1 day], whenever the server polls."""
-        gone = list(simulated(policy, days=2 * 365 + policy.days))
-        assert len(gone) > 600
-        assert min(item.youngest for item in gone) >= policy.days * DAY
-        assert max(item.oldest for item in gone) <= (policy.days + 1) * DAY
-
-    @pytest.mark.parametrize("policy", SOLD, ids=lambda policy: policy.name)
-    def test_a_cluster_that_stood_still_deletes_late_and_never_early(self, policy) -> None:
-        """After three days in which it did nothing it catches up; the bound is then the daily sweep's to keep."""
-        gone = list(simulated(policy, days=policy.days + 60, stands_still=(20 * DAY, 23 * DAY)))
-        assert min(item.youngest for item in gone) >= policy.days * DAY
-        late = [item for item in gone if item.oldest > (policy.days + 1) * DAY]
-        assert late
-        assert max(item.oldest for item in late) <= (policy.days + 4) * DAY + HOUR
-
-    def test_a_quiet_stream_keeps_its_one_entry_as_long_as_any(self) -> None:
-        """An index that was empty for weeks rolls over as soon as something is in it."""
-        policy = POLICIES[0]
-        stream = Stream(lifecycle(policy))
-        assert not list(stream.run(20 * DAY))
-        stream.write(20 * DAY)
-        (gone,) = stream.run((21 + policy.days) * DAY)
-        assert policy.days * DAY <= gone.oldest <= (policy.days + 1) * DAY
-
-
-def lifecycle(policy: Retained) -> dict[str, Any]:
-    """Return the policy as it is sent."""
-    return bodies("lifecycle policy")[names.entry_stream(policy.name)]
-
-
-def simulated(policy: Retained, days: int, stands_still: tuple[float, float] = (0, 0)) -> list[Deleted]:
-    """Write a few times a day and let the server poll; return what was deleted."""
-    chance = random.Random(policy.days)  # noqa: S311 - the same days on every run
-    stream = Stream(lifecycle(policy), poll_offset=chance.uniform(0, 600))
-    gone: list[Deleted] = []
-    now = 0.0
-    while now < days * DAY:
-        now += chance.uniform(0.2, 6) * HOUR
-        gone += stream.run(now, is_running=not stands_still[0] <= now < stands_still[1])
-        stream.write(now)
-    return gone
