@@ -28,7 +28,8 @@ function numbered() {
 }
 
 async function main() {
-  setInterval(() => {}, 1000); // between two attempts to connect nothing else would keep the process
+  // Between two attempts nothing else keeps the process; a client that tries once ends when it is turned away.
+  if (chosen.retries) setInterval(() => {}, 1000);
   const sender = client();
   await sender.connect();
   const results = await Promise.allSettled((chosen.records || numbered()).map((record) => sender.emit(record)));

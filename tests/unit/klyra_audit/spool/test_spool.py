@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -13,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +22,9 @@ from klyra_audit.spool.errors import SpoolClosed, SpoolFailed, SpoolFull, SpoolU
 from klyra_audit.spool.reader import BootReader
 from klyra_audit.spool.writer import SystemDisk
 from support.spooling import IDENTITY, FailingDisk, prepared, spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def sequences(boot) -> list[int]:
@@ -65,6 +68,14 @@ class StandingDisk(SystemDisk):
             self.interrupts = False
             raise KeyboardInterrupt
         super().sync(descriptor)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts, also where the tests were started in the background: a shell has it ignored there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def wait_until(condition) -> None:
@@ -132,13 +143,12 @@ class TestAppending:
         assert len(opened.own()) == 2
         opened.close()
 
+    @pytest.mark.usefixtures("interruptible")
     def test_a_thread_that_is_interrupted_while_it_waits_stops_nobody(self, tmp_path) -> None:
         """Its event is written all the same; the lead goes to somebody who is still there."""
         disk = StandingDisk()
         opened = spool(tmp_path / "s", disk)
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-        with ThreadPoolExecutor(2) as threads, contextlib.ExitStack() as after:
-            after.callback(signal.signal, signal.SIGINT, before)
+        with ThreadPoolExecutor(2) as threads:
             first = threads.submit(opened.append, prepared())
             assert disk.reached.acquire(timeout=10)
             writer = opened.own()[0].writer
