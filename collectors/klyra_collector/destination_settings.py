@@ -35,6 +35,8 @@ class DestinationSettings(BaseModel):
         compression: of requests.
         concurrency: how many batches are under way at once, each on a connection of its own. With more than one, the
             batches of an organization may arrive in another order, and so many may arrive twice after a crash.
+        heartbeat_seconds: how often a sign of life is sealed for the destination, so that silence means something; 0
+            for never.
         receipt_days: how long signed receipts of delivered batches are kept.
         batch_entries, batch_bytes: of one request at most; None for what suits the kind.
         linger_seconds: how long a batch that is not full waits for more.
@@ -61,6 +63,7 @@ class DestinationSettings(BaseModel):
     sign: bool = True
     compression: Literal["gzip", "none"] = "gzip"
     concurrency: int = Field(1, ge=1, le=16)
+    heartbeat_seconds: int = Field(3600, ge=0)
     receipt_days: int = Field(30, ge=1)
     batch_entries: int | None = Field(None, gt=0)
     batch_bytes: int | None = Field(None, gt=0)

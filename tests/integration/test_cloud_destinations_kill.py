@@ -53,7 +53,7 @@ class Case:
 def configured(folder: Path, kind: str, url: str, options: dict[str, str], *more: str) -> Path:
     """Return a file with one destination, named for its kind."""
     lines = ["[[destination]]", f'name = "{kind}"', f'kind = "{kind}"', f'endpoint = "{url}"', *more]
-    lines += [f"batch_entries = {BATCH}", "linger_seconds = 0.05", "[destination.options]"]
+    lines += [f"batch_entries = {BATCH}", "linger_seconds = 0.05", "heartbeat_seconds = 0", "[destination.options]"]
     lines += [f"{option} = {json.dumps(value)}" for option, value in options.items()]
     path = folder / f"{kind}.toml"
     path.write_text("\n".join([*lines, ""]))

@@ -36,7 +36,7 @@ def configured(folder: Path, name: str, kind: str, server: CloudServer, **settin
     """Return a file with one destination, and the variables to which it refers."""
     url = server.url + (PATH if kind == "sumo-logic" else "")
     lines = ["[[destination]]", f'name = "{name}"', f'kind = "{kind}"', 'endpoint = "env:FAR_URL"']
-    lines += [f"batch_entries = {BATCH}", "linger_seconds = 0.05", "[destination.options]"]
+    lines += [f"batch_entries = {BATCH}", "linger_seconds = 0.05", "heartbeat_seconds = 0", "[destination.options]"]
     lines += [f"{option} = {json.dumps(value)}" for option, value in settings.items()]
     path = folder / f"{name}.toml"
     path.write_text("\n".join([*lines, ""]))

@@ -77,6 +77,7 @@ class Bench:
         from_end: bool = False,
         when_too_old: WhenTooOld = WhenTooOld.RESTAMP,
         wanted: Wanted | None = None,
+        heartbeats: bool = False,
     ):
         self.now_us = MIDSUMMER_US
         self._destination = destination
@@ -86,7 +87,7 @@ class Bench:
         self.organizations = {STARTUP.organization_id, BUSINESS.organization_id}
         self.disk = Disk()
         self.reader = LedgerReader(self.data.ledger)
-        self.source = EntrySource(self.reader, self, lambda: self.today, wanted)
+        self.source = EntrySource(self.reader, self, lambda: self.today, wanted, NAME if heartbeats else None)
         self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)
         self.cursor_file = CursorFile(self.data.cursors, NAME, self.disk)
         self.orders = Orders(self.data.cursors, NAME, self.disk)

@@ -21,6 +21,7 @@ from klyra_collector.cli.administration import (
     time_text,
 )
 from klyra_collector.config import Settings
+from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.fanout.cursor import Cursor, CursorFile
 from klyra_collector.fanout.orders import Orders, Pause
 from klyra_collector.fanout.replaying import check_place, place_at
@@ -83,20 +84,40 @@ def replay(
     ] = None,
     log: Annotated[str | None, typer.Option("--log", metavar="ORIGIN", help="The shard of N; the newest one.")] = None,
     *,
+    letters: Annotated[bool, typer.Option("--dead-letters", help="Its dead letters, and nothing else.")] = False,
     config: ConfigOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Deliver again what a destination was given before, such as after it has lost it. Ids stay the same.
 
+    With --dead-letters what it has refused is tried again, such as after a limit of its was raised.
+
     Example: klyra-audit destination replay splunk --from 2026-06-01T00:00:00Z
     """
-    if (begin is None) == (index is None):
-        say("Error: say from where: --from TIME, or --from-index N.")
+    if [begin is not None, index is not None, letters].count(True) != 1:
+        say("Error: say what: --from TIME, --from-index N or --dead-letters.")
         raise typer.Exit(COULD_NOT)
+    if letters:
+        _replay_letters(name, config, data)
+    else:
+        _replay_from(name, config, data, (begin, index, log))
+
+
+def _replay_letters(name: str, config: Path | None, data: Path) -> None:
+    with _orders(name, config, data) as (settings, orders), contextlib.closing(Disk()) as disk:
+        count = len(DeadLetters(settings.data_directory.cursors, name, disk))
+        if count:
+            orders.redeliver()
+    answer(f"{name} is sent {count} dead letters again." if count else f"{name} has no dead letters.")
+
+
+def _replay_from(
+    name: str, config: Path | None, data: Path, place_given: tuple[str | None, int | None, str | None]
+) -> None:
     with _orders(name, config, data) as (settings, orders):
         directory = settings.data_directory
         with contextlib.closing(LedgerReader(directory.ledger)) as reader, contextlib.closing(Disk()) as disk:
-            place = _place(reader, begin, index, log)
+            place = _place(reader, *place_given)
             check_place(reader, place, CursorFile(directory.cursors, name, disk).load())
             (record,) = reader.read(place.origin, place.index, 1) or (None,)
         orders.replay(place)

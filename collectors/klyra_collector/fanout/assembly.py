@@ -19,6 +19,7 @@ from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
 from klyra_collector.fanout.entitlement import Entitlement, OrganizationsUnknown
 from klyra_collector.fanout.files import Files
 from klyra_collector.fanout.fitting import Fitting, WhenTooOld
+from klyra_collector.fanout.heartbeat import Heartbeats
 from klyra_collector.fanout.kinds import make_destination
 from klyra_collector.fanout.lanes import Lanes
 from klyra_collector.fanout.ledger_position import LedgerPosition
@@ -103,6 +104,7 @@ def fanning_out(configured: Sequence[DestinationSettings], around: Surroundings)
         around.data.cursors.mkdir(mode=0o700, parents=True, exist_ok=True)
         deliveries = [_delivery(one, around, registry, disk, keys) for one in configured]
         threads = [_started(one, delivery, stop) for one, delivery in zip(configured, deliveries, strict=True)]
+        threads.append(_beating(configured, registry, around.wall_us, stop))
         try:
             yield
         finally:
@@ -152,6 +154,16 @@ def _resolved(value: str | int | bool, setting: str) -> str | int | bool:  # noq
 def _started(one: DestinationSettings, delivery: Delivery, stop: threading.Event) -> threading.Thread:
     thread = threading.Thread(target=delivery.run, args=(stop,), name=f"destination {one.name}", daemon=True)
     _log.info("destination_started", destination=one.name, kind=one.kind, endpoint=one.endpoint)
+    thread.start()
+    return thread
+
+
+def _beating(
+    configured: Sequence[DestinationSettings], registry: Registry, wall_us: Callable[[], int], stop: threading.Event
+) -> threading.Thread:
+    wanted = [(one.name, one.kind, one.heartbeat_seconds) for one in configured if one.heartbeat_seconds]
+    beating = Heartbeats(registry, wanted, wall_us)
+    thread = threading.Thread(target=beating.run, args=(stop,), name="heartbeats", daemon=True)
     thread.start()
     return thread
 
@@ -209,7 +221,8 @@ def _source(
     one: DestinationSettings, reader: LedgerReader, entitlement: Entitlement, wall_us: Callable[[], int]
 ) -> EntrySource:
     wanted = Wanted(frozenset(one.event_types), frozenset(one.statuses), frozenset(one.actors))
-    return EntrySource(reader, entitlement, lambda: day_of(wall_us()), wanted)
+    heartbeats_of = one.name if one.heartbeat_seconds else None
+    return EntrySource(reader, entitlement, lambda: day_of(wall_us()), wanted, heartbeats_of)
 
 
 def _limits(one: DestinationSettings, own: Limits) -> Limits:

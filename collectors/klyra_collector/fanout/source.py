@@ -13,8 +13,9 @@ from klyra_audit.errors import Halted
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import FormatError
 from klyra_audit.format.leaf import Kind
-from klyra_audit.format.sections import Salts, Sections
+from klyra_audit.format.sections import OPERATOR_REFERENCE, Salts, Sections
 from klyra_collector.fanout.erasures import ErasureLog
+from klyra_collector.fanout.heartbeat import is_heartbeat_of
 from klyra_collector.store.rows import RecordUnusable, check, erased_sections
 from klyra_siem.destination import SealedEntry
 
@@ -37,8 +38,9 @@ class RecordUndeliverable(Halted):
 
 
 class _Rules(NamedTuple):
-    """What decides whether a record is delivered now."""
+    """What decides whether a record is delivered now; `references` are those that are looked into."""
 
+    entitled: frozenset[bytes]
     references: frozenset[bytes]
     retention: RetentionFacts
     today: int
@@ -100,7 +102,12 @@ class EntrySource:
     """Reads one ledger for one destination. One thread uses it."""
 
     def __init__(
-        self, reader: LedgerReader, entitled: Entitled, today: Callable[[], int], wanted: Wanted | None = None
+        self,
+        reader: LedgerReader,
+        entitled: Entitled,
+        today: Callable[[], int],
+        wanted: Wanted | None = None,
+        heartbeats_of: str | None = None,
     ) -> None:
         """Prepare to read.
 
@@ -109,8 +116,10 @@ class EntrySource:
             entitled: knows whose entries are delivered.
             today: returns the present UTC day since 1970.
             wanted: which entries; None for all.
+            heartbeats_of: the destination whose own signs of life are delivered besides.
         """
         self._wanted = wanted or Wanted()
+        self._heartbeats_of = heartbeats_of
         self._reader = reader
         self._entitled = entitled
         self._today = today
@@ -138,7 +147,7 @@ class EntrySource:
 
     def _vouch(self, origin: str, records: Sequence[SealedRecord]) -> int:
         """Return how many of the records the registry's answer is newer than, asking it again where it matters."""
-        known, vouched = self._entitled.references(), self._vouched.get(origin, 0)
+        known, vouched = self._references(), self._vouched.get(origin, 0)
         strangers = (
             position
             for position, record in enumerate(records)
@@ -158,16 +167,29 @@ class EntrySource:
             return []
         # After the records: an erasure sealed before a section was overwritten is then among those read.
         self._erasures.catch_up()
-        rules = _Rules(self._entitled.references(), self._reader.retention(), self._today())
-        return [self._found(record, _unwanted(record, rules)) for record in records]
+        rules = _Rules(self._entitled.references(), self._references(), self._reader.retention(), self._today())
+        return [self._found(record, rules) for record in records]
 
-    def _found(self, record: SealedRecord, reason: str) -> Found:
+    def _found(self, record: SealedRecord, rules: _Rules) -> Found:
+        reason = _unwanted(record, rules)
         if reason:
             return Found(record.index, None, reason)
         entry = self._entry(record)
-        return (
-            Found(record.index, entry, "") if self._wanted.has(entry.document) else Found(record.index, None, "filter")
-        )
+        reason = self._not_chosen(entry.document, is_entitled=record.leaf.org_ref in rules.entitled)
+        return Found(record.index, None, reason) if reason else Found(record.index, entry, "")
+
+    def _references(self) -> frozenset[bytes]:
+        """Return whose records are looked into."""
+        references = self._entitled.references()
+        return references if self._heartbeats_of is None else references | {OPERATOR_REFERENCE}
+
+    def _not_chosen(self, document: JsonObject, *, is_entitled: bool) -> str:
+        """Return why an entry is not delivered, by what it says; "" if it is."""
+        if self._heartbeats_of is not None and is_heartbeat_of(self._heartbeats_of, document):
+            return ""
+        if not is_entitled:
+            return "organization"
+        return "" if self._wanted.has(document) else "filter"
 
     def _entry(self, record: SealedRecord) -> SealedEntry:
         try:
