@@ -126,8 +126,10 @@ def _conclude(comparison: Reconciliation, *, as_json: bool) -> None:
     summary = comparison.summary
     if as_json:
         counts = {verdict.value: summary.verdicts[verdict] for verdict in Verdict}
-        members = {"rows": summary.rows, "verdicts": counts, "not_delivered_yet": summary.not_delivered_yet}
-        answer(orjson.dumps({"summary": members | {"not_erased": summary.not_erased}}).decode())
+        members: dict[str, Any] = {"rows": summary.rows, "verdicts": counts}
+        members |= {"not_delivered_yet": summary.not_delivered_yet}
+        members |= {"not_erased": summary.not_erased, "test_events": summary.test_events}
+        answer(orjson.dumps({"summary": members}).decode())
     else:
         for line in verdict_lines(summary):
             answer(line)

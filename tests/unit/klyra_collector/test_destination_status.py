@@ -78,5 +78,7 @@ def test_metrics(tmp_path) -> None:
         'klyra_destination_dead_letters{destination="back"} 1.0',
         'klyra_destination_paused{destination="back"} 1.0',
         'klyra_destination_halted{destination="back"} 0.0',
+        'klyra_destination_circuit_open{destination="back"} 0.0',
+        'klyra_destination_window_left_seconds{destination="back"} +Inf',
     ):
         assert line in lines

@@ -9,10 +9,12 @@ import pytest
 
 from klyra_audit.format.leaf import Kind
 from klyra_collector.fanout.source import Wanted
+from klyra_collector.fanout.trial import TEST_ORIGIN, trial_entry
 from klyra_collector.reconcile.errors import ExportEmpty
 from klyra_collector.reconcile.reconciling import Verdict, verdict_lines
 from klyra_siem.formats import NAMES
 from support.entries import ACME, ORIGIN, RETENTION_DAYS, TODAY, MemoryLedger, organization_reference
+from support.sealing import MIDSUMMER_US
 from support.siem.events import EVENT_TYPES, delivered, event
 from support.siem.reconciling import TO, reconcile, record, sealed_in
 
@@ -55,6 +57,24 @@ class TestVerdicts:
         assert all(one.reason for one in answers if one.verdict is not Verdict.OK)
         assert not summary.is_intact
         assert summary.verdicts[Verdict.OK] == len(EVENT_TYPES) - 4
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_test_event_is_no_fault(self, ledger, name) -> None:
+        """It is of no ledger and says so; it is counted beside the entries."""
+        rows = [record(entry, name) for entry in (*delivered(ledger), trial_entry("far", MIDSUMMER_US))]
+        answers, summary = reconcile(ledger, rows)
+        assert {one.verdict for one in answers} == {Verdict.OK}
+        assert (summary.test_events, summary.is_intact) == (1, True)
+        assert verdict_lines(summary)[-1] == "1 test events are there besides"
+
+    def test_what_only_pretends_to_be_a_test_event_is_extra(self, ledger) -> None:
+        """Another type, or other text beside a test event's sealed text, in the name of no ledger."""
+        honest = [record(entry, "native") for entry in delivered(ledger)]
+        lied = replace(delivered(ledger)[0], origin=TEST_ORIGIN)
+        shown = record(trial_entry("far", MIDSUMMER_US), "native") | {"action": "delete"}
+        answers, summary = reconcile(ledger, [*honest, record(lied, "native"), shown])
+        assert [one.verdict for one in answers if one.verdict is not Verdict.OK] == [Verdict.EXTRA] * 2
+        assert (summary.test_events, summary.is_intact) == (0, False)
 
     def test_a_copy_made_anew_with_another_content_is_altered(self, ledger) -> None:
         """Whoever can compute commitments makes a copy that agrees with itself, but not with the ledger."""
