@@ -78,6 +78,7 @@ class Bench:
         when_too_old: WhenTooOld = WhenTooOld.RESTAMP,
         wanted: Wanted | None = None,
         heartbeats: bool = False,
+        disk: Disk | None = None,
     ):
         self.now_us = MIDSUMMER_US
         self._destination = destination
@@ -85,7 +86,7 @@ class Bench:
         self.data.cursors.mkdir(exist_ok=True)
         self.today = timestamps.day_of(MIDSUMMER_US)
         self.organizations = {STARTUP.organization_id, BUSINESS.organization_id}
-        self.disk = Disk()
+        self.disk = disk or Disk()
         self.reader = LedgerReader(self.data.ledger)
         self.source = EntrySource(self.reader, self, lambda: self.today, wanted, NAME if heartbeats else None)
         self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)

@@ -55,18 +55,20 @@ class Heartbeats:
     started again and again adds no entries.
     """
 
-    def __init__(self, registry: Registry, wanted: Sequence[tuple[str, str, int]], wall_us: Callable[[], int]) -> None:
+    def __init__(
+        self, registry: Registry, wanted: Callable[[], Sequence[tuple[str, str, int]]], wall_us: Callable[[], int]
+    ) -> None:
         """Prepare to beat.
 
         Args:
             registry: whose outbox takes the entries.
-            wanted: name, kind and interval (seconds) of each destination that is to have them.
+            wanted: returns name, kind and interval (seconds) of each destination that is to have them.
             wall_us: present time, microseconds since 1970.
         """
         self._registry = registry
         self._wanted = wanted
         self._wall_us = wall_us
-        self._beaten = {name: self._interval(seconds) for name, _, seconds in wanted}
+        self._beaten = {name: self._interval(seconds) for name, _, seconds in wanted()}
 
     def run(self, stop: threading.Event) -> None:
         """Beat until `stop` is set."""
@@ -75,9 +77,9 @@ class Heartbeats:
 
     def beat(self) -> None:
         """Have a sign of life sealed for each destination whose interval is over; later if that cannot be now."""
-        for name, kind, seconds in self._wanted:
+        for name, kind, seconds in self._wanted():
             present = self._interval(seconds)
-            if present == self._beaten[name]:
+            if present == self._beaten.setdefault(name, present):
                 continue
             try:
                 self._registry.record_event(None, heartbeat_event(name, kind, interval_seconds=seconds))

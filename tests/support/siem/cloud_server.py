@@ -79,19 +79,34 @@ class CloudServer:
         url: without a slash at its end.
         faults: of the next requests, first one first.
         requests: all of them, in order.
+        under_way: how many of them are being worked on.
     """
 
     service: Callable[[Request], Reply]
     url: str = ""
     faults: deque[Fault] = field(default_factory=deque)
     requests: list[Request] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    under_way: int = 0
+    _change: threading.Condition = field(default_factory=threading.Condition)
 
-    def arrived(self, request: Request) -> Fault:
-        """Keep a request; return what goes wrong with it."""
-        with self._lock:
+    @contextlib.contextmanager
+    def handling(self, request: Request) -> Iterator[Fault]:
+        """Keep a request; give what goes wrong with it."""
+        with self._change:
             self.requests.append(request)
-            return self.faults.popleft() if self.faults else NONE
+            self.under_way += 1
+            fault = self.faults.popleft() if self.faults else NONE
+        try:
+            yield fault
+        finally:
+            with self._change:
+                self.under_way -= 1
+                self._change.notify_all()
+
+    def settle(self, seconds: float = 30.0) -> None:
+        """Wait until no request is being worked on, also none whose sender has gone."""
+        with self._change:
+            assert self._change.wait_for(lambda: not self.under_way, seconds)
 
     def plan(self, *faults: Fault) -> None:
         """Say what goes wrong with the next requests."""
@@ -107,7 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(method=self.command, path=self.path, headers=headers, body=body)
-        fault = self.server_side.arrived(request)
+        with self.server_side.handling(request) as fault:
+            self._handle(request, fault)
+
+    do_GET = do_POST  # noqa: N815 - the name that http.server looks for
+
+    def _handle(self, request: Request, fault: Fault) -> None:
         time.sleep(fault.delay_seconds)
         if fault.reset:
             self._break()
@@ -118,8 +138,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with contextlib.suppress(ConnectionError, ssl.SSLError):  # the sender no longer waits
             self._answer(reply, truncated=fault.truncated)
-
-    do_GET = do_POST  # noqa: N815 - the name that http.server looks for
 
     def _answer(self, reply: Reply, *, truncated: bool) -> None:
         self.send_response(reply.status)

@@ -21,7 +21,7 @@ from support.siem.cloud_server import serving
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from klyra_siem.destination import Destination, RecordFormat
+    from klyra_siem.destination import Destination, DestinationOptions, RecordFormat
     from support.siem.cloud_server import CloudServer
 
 PLAIN = PlainFormat()
@@ -33,6 +33,8 @@ class Cloud:
 
     Attributes:
         server: where faults are planned.
+        service: what takes the requests.
+        made_of: what `create` would be given.
         destination: that sends there.
         received: says which entry ids are there, repeats included.
         rows: gives what is there as the vendor exports it.
@@ -40,6 +42,8 @@ class Cloud:
     """
 
     server: CloudServer
+    service: moto.StrictMoto | azure.Ingestion | google.CloudLogging
+    made_of: DestinationOptions
     destination: Destination
     received: Callable[[], list[str]]
     rows: Callable[[], list[dict[str, Any]]]
@@ -59,9 +63,12 @@ def amazon(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator[C
             "access_key_id": moto.KEY_ID,
             "secret_access_key": moto.SECRET,
         }
-        with contextlib.closing(cloudwatch.create(options(server.url, settings, record=record))) as made:
+        made_of = options(server.url, settings, record=record)
+        with contextlib.closing(cloudwatch.create(made_of)) as made:
             yield Cloud(
                 server,
+                strict,
+                made_of,
                 made,
                 received=lambda: [json.loads(event["message"])["id"] for event in strict.accepted],
                 rows=lambda: [{"@message": message} for message in strict.messages("klyra")],
@@ -88,11 +95,12 @@ def microsoft(record: RecordFormat = PLAIN, now: float | None = None) -> Iterato
                 "authority": login.url.removeprefix("https://"),
             }
             tls = TlsOptions(ca_file=authority.certificate)
-            with contextlib.closing(
-                azure_monitor.create(options(server.url, settings, tls=tls, record=record))
-            ) as made:
+            made_of = options(server.url, settings, tls=tls, record=record)
+            with contextlib.closing(azure_monitor.create(made_of)) as made:
                 yield Cloud(
                     server,
+                    table,
+                    made_of,
                     made,
                     received=table.ids,
                     rows=lambda: list(table.rows),
@@ -107,9 +115,12 @@ def alphabet(record: RecordFormat = PLAIN, now: float | None = None) -> Iterator
     logs = google.CloudLogging(account)
     with serving(logs) as server:
         settings = {"project": google.PROJECT, "credentials": account.key_file()}
-        with contextlib.closing(google_cloud_logging.create(options(server.url, settings, record=record))) as made:
+        made_of = options(server.url, settings, record=record)
+        with contextlib.closing(google_cloud_logging.create(made_of)) as made:
             yield Cloud(
                 server,
+                logs,
+                made_of,
                 made,
                 received=lambda: google.insert_ids(logs.written),
                 rows=lambda: list(logs.written),

@@ -58,7 +58,7 @@ class StrictMoto:
         expired: session tokens of the past.
         behind_ms: how far the service's clock is behind the real one, which moto's is.
         poison: parts of messages for which a whole request is refused.
-        accepted: the events of every request that was answered with 200, in order.
+        accepted: the events that were taken, in order.
     """
 
     upstream: str
@@ -85,8 +85,8 @@ class StrictMoto:
             return self._forwarded(request)
         reply = self._forwarded(replace(request, body=self._in_motos_time(members)))
         if reply.status == 200:
-            self.accepted += members["logEvents"]
             reply = Reply(200, corrected(reply.body, members["logEvents"], self.behind_ms), reply.headers)
+            self.accepted += taken(reply.body, members["logEvents"])
         return reply
 
     def messages(self, stream: str, group: str = GROUP) -> list[str]:
@@ -99,6 +99,14 @@ class StrictMoto:
                 return events
             events += [event["message"] for event in page["events"]]
             token = page["nextForwardToken"]
+
+    def empty(self, stream: str) -> None:
+        """Take away everything but a group and a stream."""
+        httpx.post(f"{self.upstream}/moto-api/reset", timeout=30).raise_for_status()
+        self.ask("CreateLogGroup", {"logGroupName": GROUP})
+        self.ask("CreateLogStream", {"logGroupName": GROUP, "logStreamName": stream})
+        self.accepted.clear()
+        self.poison.clear()
 
     def streams(self, group: str = GROUP) -> list[str]:
         """Return the names of a group's streams."""
@@ -209,6 +217,13 @@ def corrected(body: bytes, events: list[dict[str, Any]], behind_ms: int = 0) -> 
     if "tooNewLogEventStartIndex" in rejected:
         rejected["tooNewLogEventStartIndex"] = next(place for place, stamp in enumerate(stamps) if stamp > new)
     return json.dumps(answer | ({"rejectedLogEventsInfo": rejected} if rejected else {})).encode()
+
+
+def taken(body: bytes, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the events of a request that a success does not reject."""
+    rejected = json.loads(body).get("rejectedLogEventsInfo", {})
+    first = max(rejected.get("tooOldLogEventEndIndex", 0), rejected.get("expiredLogEventEndIndex", 0))
+    return events[first : rejected.get("tooNewLogEventStartIndex", len(events))]
 
 
 def _valid_times(behind_ms: int) -> tuple[int, int]:

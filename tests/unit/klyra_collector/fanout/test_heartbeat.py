@@ -66,7 +66,7 @@ def waiting(registry: Registry) -> list[tuple[str, str]]:
 
 def test_one_in_each_interval(registry, clock) -> None:
     """None in the one in which the follower was started, so that starting it often adds nothing; then one each."""
-    beating = Heartbeats(registry, [("back", "otlp", 3600), ("often", "splunk", 600)], clock)
+    beating = Heartbeats(registry, lambda: [("back", "otlp", 3600), ("often", "splunk", 600)], clock)
     for _ in range(3):
         beating.beat()
     assert waiting(registry) == []
@@ -80,7 +80,7 @@ def test_one_in_each_interval(registry, clock) -> None:
 
 def test_a_registry_that_does_not_answer_is_asked_again(registry, clock, monkeypatch) -> None:
     """The sign of life comes late, not never."""
-    beating = Heartbeats(registry, [("back", "otlp", 3600)], clock)
+    beating = Heartbeats(registry, lambda: [("back", "otlp", 3600)], clock)
     clock.now_us += HOUR_US
 
     def fail(*_: object) -> None:
@@ -97,7 +97,7 @@ def test_a_registry_that_does_not_answer_is_asked_again(registry, clock, monkeyp
 
 def test_it_ends_when_it_is_told_to(registry, clock) -> None:
     """It beats on a thread of its own."""
-    beating, stop = Heartbeats(registry, [("back", "otlp", 3600)], clock), threading.Event()
+    beating, stop = Heartbeats(registry, lambda: [("back", "otlp", 3600)], clock), threading.Event()
     thread = threading.Thread(target=beating.run, args=(stop,))
     thread.start()
     clock.now_us += HOUR_US

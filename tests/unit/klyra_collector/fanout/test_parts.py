@@ -21,7 +21,7 @@ from klyra_collector.fanout.entitlement import (
     Entitlement,
     NotEntitled,
 )
-from klyra_collector.fanout.kinds import make_destination
+from klyra_collector.destination_kinds import make_destination
 from klyra_collector.fanout.source import Found
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
