@@ -1,0 +1,269 @@
+"""An administrator of an organization sets a destination up over the API of a running server, and entries arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from klyra_audit.catalog import Catalog
+from klyra_collector.data_directory import DataDirectory
+from klyra_collector.registry import Registry
+from support import otlp
+from support.collector import OPERATOR
+from support.siem.cloud_server import Fault, Reply, serving
+from support.siem.splunk import TOKEN, StrictHec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.siem.cloud_server import CloudServer
+
+OURS, OTHERS, SMALL = "org_ours", "org_others", "org_small"
+PATIENCE_SECONDS = 30
+
+
+@dataclass
+class Far:
+    """Splunk, for which somebody has a token."""
+
+    hec: StrictHec
+    server: CloudServer
+
+    def wish(self, **members: Any) -> dict[str, Any]:
+        """Return what an administrator posts."""
+        return {
+            "name": "splunk",
+            "kind": "splunk",
+            "endpoint": self.server.url,
+            "options": {"acknowledge": False},
+            "secrets": {"token": TOKEN},
+        } | members
+
+
+@dataclass
+class Server:
+    """A whole server on a data directory."""
+
+    root: Path
+    addresses: dict[str, str]
+    keys: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    def call(self, method: str, path: str, body: Any = None, *, key: str = OURS) -> httpx.Response:
+        """Call the API with the key of an organization's administrator."""
+        headers = {"Authorization": f"Bearer {self.keys[key]}"}
+        return httpx.request(method, self.addresses["api"] + path, headers=headers, json=body, timeout=60)
+
+    def emit(self, organization_id: str, count: int, first: int) -> None:
+        """Have events of an organization sealed."""
+        headers = {
+            "Authorization": f"Bearer {self.keys['emit ' + organization_id]}",
+            "Content-Type": "application/x-protobuf",
+        }
+        events = [otlp.prepared(organization_id) for _ in range(count)]
+        content = otlp.own_form(*events, first=first)
+        assert httpx.post(f"{self.addresses['otlp_http']}/v1/logs", content=content, headers=headers).is_success
+
+    def entries(self, event_type: str) -> list[dict[str, Any]]:
+        """Return our organization's entries of a type, oldest first."""
+        answer = self.call("GET", f"/v1/audit-logs?event_types={event_type}&order=asc")
+        return list(answer.json()["data"])
+
+
+@contextlib.contextmanager
+def server_on(root: Path, keys: dict[str, str]) -> Iterator[Server]:
+    """Run a server until the block ends, unless it is dead by then."""
+    listeners = ("OTLP__HTTP", "OTLP__GRPC", "FORWARD", "API")
+    environment = os.environ | {f"KLYRA_{name}__LISTEN": "127.0.0.1:0" for name in listeners}
+    environment |= {
+        "KLYRA_SELF_SERVICE__ALLOWED_HOSTS": '["127.0.0.1", "*.splunkcloud.com"]',
+        "KLYRA_SELF_SERVICE__LOOK_SECONDS": "0.2",
+    }
+    command = [sys.executable, "-m", "klyra_collector", "serve", "--data", str(root)]
+    (root / "run.json").unlink(missing_ok=True)
+    with (root.parent / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        await_that(lambda: (root / "run.json").exists() or process.poll() is not None, root)
+        yield Server(root, json.loads((root / "run.json").read_text()), keys, process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(40)
+
+
+def await_that(condition: Callable[[], Any], root: Path) -> Any:
+    """Wait until it holds; show the log if it never does."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, (root.parent / "server.log").read_text()[-4000:]
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    """Three organizations; an administrator's and an emitter's key of each."""
+    root = tmp_path / "data"
+    root.mkdir()
+    made = {}
+    with contextlib.closing(Registry.open(DataDirectory(root).registry_url, Catalog.load())) as registry:
+        for organization_id, plan in ((OURS, "enterprise"), (OTHERS, "enterprise"), (SMALL, "business")):
+            registry.create_organization(organization_id, plan, by=OPERATOR)
+            for name, scopes in ((organization_id, {"admin", "read"}), (f"emit {organization_id}", {"emit"})):
+                issued = registry.create_key(organization_id=organization_id, scopes=scopes, by=OPERATOR)
+                made[name] = issued.secret_text
+    return made
+
+
+@pytest.fixture
+def server(tmp_path: Path, keys: dict[str, str]) -> Iterator[Server]:
+    """A whole server."""
+    with server_on(tmp_path / "data", keys) as made:
+        yield made
+
+
+@pytest.fixture
+def far() -> Iterator[Far]:
+    """A strict Splunk."""
+    hec = StrictHec()
+    with serving(hec) as made:
+        yield Far(hec, made)
+
+
+def created(server: Server, wish: dict[str, Any]) -> str:
+    """Set a destination up once the follower has run; return its id."""
+
+    def post() -> httpx.Response | None:
+        answer = server.call("POST", "/v1/destinations", wish)
+        return None if answer.status_code == 503 else answer
+
+    answer = await_that(post, server.root)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def arrived(far: Far) -> list[dict[str, Any]]:
+    """Return the entries that Splunk has."""
+    return [event["fields"] for event in list(far.hec.indexed)]
+
+
+def of(far: Far, organization_id: str) -> int:
+    """Return how many moderation entries of an organization Splunk has."""
+    found = [entry for entry in arrived(far) if entry["event_type"].startswith("moderation.")]
+    return sum(entry["organization_id"] == organization_id for entry in found)
+
+
+def test_from_nothing_to_entries_in_splunk_and_back(server, far) -> None:
+    """Set up, tried, delivered to, paused, resumed, deleted: its own entries alone, and each change an entry."""
+    server.emit(OURS, 5, 0)
+    server.emit(OTHERS, 5, 0)
+    destination_id = created(server, far.wish())
+    tried = server.call("POST", f"/v1/destinations/{destination_id}/test").json()
+    assert (tried["outcome"], tried["status"]) == ("delivered", "200/0")
+    await_that(lambda: of(far, OURS) == 5, server.root)
+
+    shown = await_that(lambda: told(server, destination_id, "delivering", 5), server.root)
+    assert (shown["dead_letters"], shown["last_error"], shown["secrets"]) == (0, None, {"token": {"is_set": True}})
+
+    paused = server.call("PATCH", f"/v1/destinations/{destination_id}", {"paused": True})
+    assert (paused.status_code, paused.json()["paused"]) == (200, True)
+    await_that(lambda: told(server, destination_id, "paused"), server.root)
+    server.emit(OURS, 3, 5)
+    time.sleep(1)
+    assert of(far, OURS) == 5
+    server.call("PATCH", f"/v1/destinations/{destination_id}", {"paused": False})
+    await_that(lambda: of(far, OURS) == 8, server.root)
+
+    assert server.call("DELETE", f"/v1/destinations/{destination_id}").status_code == 204
+    cursors = DataDirectory(server.root).cursors
+    await_that(lambda: not list(cursors.glob(f"{destination_id}*")), server.root)
+    server.emit(OURS, 2, 8)
+    time.sleep(1)
+    assert (of(far, OURS), of(far, OTHERS)) == (8, 0)
+    assert {entry["organization_id"] for entry in arrived(far)} <= {OURS, "operator"}  # its test event
+
+    def changes() -> list[Any]:
+        return [entry["metadata"].get("changes") for entry in server.entries("siem_destination.updated")]
+
+    await_that(lambda: changes() == [["paused"], ["paused"]], server.root)
+    assert [entry["resource"]["name"] for entry in server.entries("siem_destination.created")] == ["splunk"]
+    await_that(lambda: server.entries("siem_destination.deleted"), server.root)
+    nowhere(server)
+
+
+def told(server: Server, destination_id: str, state: str, delivered: int = 0) -> dict[str, Any] | None:
+    """Return a destination once it says so."""
+    shown: dict[str, Any] = server.call("GET", f"/v1/destinations/{destination_id}").json()
+    return shown if shown["state"] == state and shown["delivered"] >= delivered else None
+
+
+def nowhere(server: Server) -> None:
+    """Look for the secret in everything that was written, printed and answered."""
+    seen = [(server.root.parent / "server.log").read_bytes()]
+    seen += [path.read_bytes() for path in server.root.rglob("*") if path.is_file()]
+    seen += [server.call("GET", "/v1/destinations").content, httpx.get(f"{server.addresses['api']}/metrics").content]
+    assert not any(TOKEN.encode() in content for content in seen)
+
+
+def test_what_the_vendor_says_is_shown(server, far) -> None:
+    """A wrong token is told in the vendor's own words, in the test and in the state; a right one mends it."""
+    destination_id = created(server, far.wish(secrets={"token": "wrong"}))
+    tried = server.call("POST", f"/v1/destinations/{destination_id}/test").json()
+    assert (tried["outcome"], tried["status"], "Invalid token" in tried["answer"]) == ("not_let_in", "403/4", True)
+    server.emit(OURS, 1, 0)
+    shown = await_that(lambda: told(server, destination_id, "paused"), server.root)
+    assert "Invalid token" in shown["last_error"]["reason"]
+    mended = server.call("PATCH", f"/v1/destinations/{destination_id}", {"secrets": {"token": TOKEN}})
+    assert mended.status_code == 200
+    await_that(lambda: of(far, OURS) == 1, server.root)
+    nowhere(server)
+
+
+def test_a_plan_without_destinations_is_told_so(server, far) -> None:
+    """403 naming the plan; and whoever leaves such a plan gets nothing delivered any more."""
+    refused = server.call("POST", "/v1/destinations", far.wish(), key=SMALL)
+    assert (refused.status_code, refused.json()["code"]) == (403, "destinations_not_in_plan")
+    assert "business" in refused.json()["detail"]
+    assert server.call("GET", "/v1/destinations", key=SMALL).status_code == 403
+
+
+def test_a_killed_server_goes_on_where_it_was(tmp_path, keys, far) -> None:
+    """Kill -9 of everything, also while Splunk does not answer: nothing is lost, and it is set up as before."""
+    root = tmp_path / "data"
+    with server_on(root, keys) as server:
+        destination_id = created(server, far.wish())
+        server.emit(OURS, 20, 0)
+        await_that(lambda: of(far, OURS) == 20, root)
+        far.server.plan(*[Fault(reply=Reply(503))] * 3)
+        server.emit(OURS, 20, 20)
+        await_that(lambda: told(server, destination_id, "retrying"), root)
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait(20)
+    with server_on(root, keys) as server:
+        await_that(lambda: of(far, OURS) >= 40, root)
+        assert len({entry["event_id"] for entry in arrived(far)}) >= 40
+        assert server.call("GET", "/v1/destinations").json()["data"][0]["id"] == destination_id
+
+
+def test_another_organization_sees_nothing_of_it(server, far) -> None:
+    """As if it was not there."""
+    destination_id = created(server, far.wish())
+    assert server.call("GET", "/v1/destinations", key=OTHERS).json() == {"data": []}
+    for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/test")):
+        answer = server.call(method, f"/v1/destinations/{destination_id}{path}", {}, key=OTHERS)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_destination")
+    assert server.call("GET", f"/v1/destinations/{destination_id}").status_code == 200
