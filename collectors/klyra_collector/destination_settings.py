@@ -17,6 +17,11 @@ SECRET_ENDPOINTS: Final = frozenset({"sumo-logic"})
 _SECRET_OPTION = re.compile(r"(?:.*_)?(?:token|key|secret|password|credentials)\Z")
 
 
+def is_secret_option(name: str) -> bool:
+    """Say whether an option of that name is a secret: what it refers to is read, and its value may not stand there."""
+    return _SECRET_OPTION.fullmatch(name) is not None
+
+
 class DestinationSettings(BaseModel):
     """Where sealed entries are copied to: one `[[destination]]` each (docs/pipeline.md).
 
@@ -95,7 +100,7 @@ class DestinationSettings(BaseModel):
     @classmethod
     def _refer_to_secrets(cls, value: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
         for name, given in value.items():
-            if _SECRET_OPTION.fullmatch(name) and not (isinstance(given, str) and is_reference(given)):
+            if is_secret_option(name) and not (isinstance(given, str) and is_reference(given)):
                 raise ValueError(f"{name} must be env:NAME or file:PATH, not the value itself")
         return value
 

@@ -15,6 +15,7 @@ from klyra_audit.timestamps import day_of
 from klyra_collector.backoff import Backoff
 from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_kinds import make_destination
+from klyra_collector.destination_settings import is_secret_option
 from klyra_collector.destination_status import DestinationMeter, DestinationStatus
 from klyra_collector.fanout.cursor import CursorFile
 from klyra_collector.fanout.delivery import Delivery, DeliveryTerms
@@ -157,13 +158,14 @@ def build_destination(one: DestinationSettings, key: RecordKey | None) -> Destin
         key=key if one.sign else None,
         software=f"klyra-audit/{version('klyra-audit')}",
         record=record_format(one.format, key if one.sign else None),
-        settings={name: _resolved(value, f"{setting}.options.{name}") for name, value in one.options.items()},
+        settings={name: _resolved(name, value, setting) for name, value in one.options.items()},
     )
     return make_destination(one.kind, options)
 
 
-def _resolved(value: str | int | bool, setting: str) -> str | int | bool:  # noqa: FBT001 - what a setting may be
-    return read_secret(value, setting) if isinstance(value, str) and is_reference(value) else value
+def _resolved(name: str, value: str | int | bool, setting: str) -> str | int | bool:  # noqa: FBT001 - of any type
+    """Return an option's value; only a secret one is a reference, for `env:production` is a good tag."""
+    return read_secret(str(value), f"{setting}.options.{name}") if is_secret_option(name) else value
 
 
 def _started(one: DestinationSettings, delivery: Delivery, stop: threading.Event) -> threading.Thread:

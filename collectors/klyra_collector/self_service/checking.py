@@ -245,7 +245,7 @@ def _check_members(wish: Wish, kind: Kind) -> None:
                 raise BadWish(member, f"{kind.title} has no {name!r} among its {member}.", remedy=remedy)
             if type(value) is not _TYPES[fields[name].type]:
                 raise BadWish(member, f"{name} is no {fields[name].type}.", remedy="Give a value of that type.")
-            if isinstance(value, str) and is_reference(value):
+            if secret and is_reference(str(value)):
                 remedy = "Give the value itself; it is sealed before it is stored."
                 raise BadWish(member, f"{name} refers to this server's machine.", remedy=remedy)
     lacking = [one.name for one in kind.fields if one.required and one.name not in {**wish.options, **wish.secrets}]

@@ -59,6 +59,7 @@ class StrictMoto:
         behind_ms: how far the service's clock is behind the real one, which moto's is.
         poison: parts of messages for which a whole request is refused.
         accepted: the events that were taken, in order.
+        client: speaks to moto.
     """
 
     upstream: str
@@ -67,6 +68,7 @@ class StrictMoto:
     behind_ms: int = 0
     poison: set[str] = field(default_factory=set)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30), repr=False)
 
     def __call__(self, request: Request) -> Reply:
         """Answer a request."""
@@ -102,7 +104,7 @@ class StrictMoto:
 
     def empty(self, stream: str) -> None:
         """Take away everything but a group and a stream."""
-        httpx.post(f"{self.upstream}/moto-api/reset", timeout=30).raise_for_status()
+        self.client.post(f"{self.upstream}/moto-api/reset").raise_for_status()
         self.ask("CreateLogGroup", {"logGroupName": GROUP})
         self.ask("CreateLogStream", {"logGroupName": GROUP, "logStreamName": stream})
         self.accepted.clear()
@@ -119,7 +121,7 @@ class StrictMoto:
             f"AWS4-HMAC-SHA256 Credential={KEY_ID}/20260101/{REGION}/logs/aws4_request, SignedHeaders=, Signature="
         )
         headers["Authorization"] = credential
-        answer = httpx.post(self.upstream, json=members, headers=headers, timeout=30)
+        answer = self.client.post(self.upstream, json=members, headers=headers)
         answer.raise_for_status()
         return answer.json() if answer.content else {}
 
@@ -133,7 +135,7 @@ class StrictMoto:
 
     def _forwarded(self, request: Request) -> Reply:
         headers = {name: value for name, value in request.headers.items() if name not in {"host", "content-length"}}
-        answer = httpx.post(self.upstream + request.path, content=request.body, headers=headers, timeout=30)
+        answer = self.client.post(self.upstream + request.path, content=request.body, headers=headers)
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
         if request.headers["content-type"] == CONTENT_TYPE:
             kept = {"Content-Type": CONTENT_TYPE}  # moto says that it is HTML
@@ -274,5 +276,5 @@ def cloudwatch(upstream: str) -> Iterator[tuple[CloudServer, StrictMoto]]:
     httpx.post(f"{upstream}/moto-api/reset", timeout=30).raise_for_status()
     strict = StrictMoto(upstream)
     strict.ask("CreateLogGroup", {"logGroupName": GROUP})
-    with serving(strict) as server:
+    with contextlib.closing(strict.client), serving(strict) as server:
         yield server, strict

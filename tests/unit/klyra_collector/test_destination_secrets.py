@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import re
 from pathlib import Path
 
 import pytest
 
 from klyra_collector.config import BadConfiguration, Settings
+from klyra_collector.fanout.assembly import build_destination
+from klyra_collector.fanout.trial import trial_entry
 
 PAGES = Path(__file__).resolve().parents[3] / "docs" / "destinations"
 SECRET = "a-secret-that-nobody-may-see"
@@ -63,3 +67,13 @@ def test_the_examples_of_the_pages_are_configuration(tmp_path, kind: str) -> Non
     path.write_text(block)
     [one] = Settings.load(path).destination
     assert one.kind == kind
+
+
+def test_what_only_looks_like_a_reference_stays_as_it_is(tmp_path, monkeypatch) -> None:
+    """A tag of Datadog's may be `env:production`; only secrets are looked up."""
+    monkeypatch.setenv("production", "of the machine")
+    monkeypatch.setenv("A_SECRET", SECRET)
+    lines = ('kind = "datadog"', 'endpoint = "https://http-intake.logs.datadoghq.eu"', "[destination.options]")
+    [one] = load(tmp_path, *lines, 'api_key = "env:A_SECRET"', 'tags = "env:production"').destination
+    with contextlib.closing(build_destination(one, None)) as made:
+        assert b"env:production" in gzip.decompress(made.encode([trial_entry("far", 1)]).content)
