@@ -20,6 +20,7 @@ ALREADY_THERE: Final = "ResourceAlreadyExistsException"
 OLD_CREDENTIALS: Final = frozenset({"ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException"})
 
 _CONTENT_TYPE = "application/x-amz-json"
+_NOT_AWS = "CloudWatch Logs does not answer like this"
 _RETRY = frozenset(
     {
         "BandwidthLimitExceeded",
@@ -68,12 +69,17 @@ _OF_TYPE = (
 
 
 def of_refusal(status: int, headers: Mapping[str, str], content: bytes, now: float) -> Outcome:
-    """Return what an answer that is no success means: by its type, by its status where nobody knows the type."""
+    """Return what an answer other than a 200 means: by its type, by its status where nobody knows the type.
+
+    AWS gives no other success: another 2xx is somebody else's, and confirms nothing.
+    """
     members = _object(content)
     kind = _type(headers, members)
     reason = str(members.get("message") or members.get("Message") or "")
     by_status = of_http(status, headers, reason, now)
     action = _OF_TYPE.get(kind, by_status.action)
+    if action is Action.DELIVERED:
+        return Outcome(action=Action.PAUSE, status=str(status), reason=_NOT_AWS)
     as_if = 503 if action is Action.RETRY else status  # so that `Retry-After` is heard with a 400 too
     wait = of_http(as_if, headers, reason, now).retry_after
     return Outcome(action=action, status=kind or str(status), reason=reason, retry_after=wait)
@@ -89,7 +95,7 @@ def of_success(headers: Mapping[str, str], content: bytes, order: Sequence[int])
     """
     members = _object(content)
     if not headers.get("content-type", "").startswith(_CONTENT_TYPE) or (content and not members and content != b"{}"):
-        return Outcome(action=Action.PAUSE, status="200", reason="CloudWatch Logs does not answer like this")
+        return Outcome(action=Action.PAUSE, status="200", reason=_NOT_AWS)
     rejected = members.get("rejectedLogEventsInfo") or {}
     try:
         found = rejected_positions(rejected, len(order))

@@ -179,13 +179,13 @@ class Datadog:
 
 
 def of_answer(answer: Answer, now: float) -> Outcome:
-    """Return what an answer means; only 202 is a confirmation.
+    """Return what an answer means; only 202 is a confirmation, with nothing in it or an object (`{}`).
 
     Args:
         answer: to a request for `/api/v2/logs`.
         now: seconds since 1970, for a `Retry-After` date.
     """
-    if answer.status == _ACCEPTED:
+    if answer.status == _ACCEPTED and (answer.text.strip() in {"", "{}"} or answer.members):
         return Outcome(action=Action.DELIVERED, status=str(_ACCEPTED))
     if answer.is_success:
         return not_from(VENDOR, answer.status)

@@ -7,7 +7,7 @@
 
 As many batches are under way as there are lanes. After a failure nothing new is sent until those under way have come
 back and the wait is over; then one batch goes alone, and all lanes again once it was taken. The cursor never passes a
-batch that was not confirmed: after a crash those behind it go again as well.
+batch that was not confirmed: after a crash those behind it go again as well, so that there are never more than lanes.
 
 Every attempt reads its span from the ledger again: what has expired or was erased since the last one is not sent.
 """
@@ -218,6 +218,8 @@ class Delivery:
         if again is not None:
             self._attempt(cursor, again, self._entries(cursor.origin, again))
             return 0.0
+        if len(self._under_way) + len(self._confirmed) >= len(self._lanes):
+            return ORDER_SECONDS  # what is confirmed behind a slow batch goes again after a crash as well
         gathered = self._gather(cursor)
         if gathered.entries:
             return self._send_or_linger(cursor, gathered)

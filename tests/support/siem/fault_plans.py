@@ -68,6 +68,7 @@ class Plan:
         lanes: batches at once.
         when_too_old: the policy.
         has_filter: whether only the chosen actor's entries are delivered.
+        timeout_seconds: how long an answer is waited for.
     """
 
     records: str
@@ -77,6 +78,7 @@ class Plan:
     lanes: int = 1
     when_too_old: WhenTooOld = WhenTooOld.RESTAMP
     has_filter: bool = False
+    timeout_seconds: float = 10.0
 
 
 class Expected(NamedTuple):
@@ -229,7 +231,8 @@ class Story:
         """Have an engine, made of what is on disk, deliver until it is killed or all is done."""
         self.vendor.set_clock(self.now_us)
         disk = FaultyDisk()
-        lanes = [Watched(self.vendor.make(), self.vendor, self.book) for _ in range(self.plan.lanes)]
+        made = [self.vendor.make(timeout_seconds=self.plan.timeout_seconds) for _ in range(self.plan.lanes)]
+        lanes = [Watched(one, self.vendor, self.book) for one in made]
         bench = Bench(
             self.root,
             *lanes,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from klyra_siem.destination import Destination, DestinationOptions
-    from support.siem.clouds import Cloud
     from support.siem.cloud_server import CloudServer
+    from support.siem.clouds import Cloud
     from support.siem.datadog import StrictIntake
     from support.siem.intakes import Intake
 
