@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.cli import destination_orders, destination_receipts, destination_reconcile
+from klyra_collector.cli import (
+    destination_orders,
+    destination_receipts,
+    destination_reconcile,
+    destination_self_service,
+)
 from klyra_collector.cli.administration import (
     COULD_NOT,
     DEFAULT_DATA,
@@ -51,7 +56,7 @@ _ALARMS = frozenset({State.PAUSED.value, State.HALTED.value})
 
 app = typer.Typer(
     name="destination",
-    help="See how copies to destinations are doing, and try a destination.",
+    help="Set destinations up, try them, see how copies are doing, and mend what is wrong.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -59,7 +64,13 @@ app = typer.Typer(
 
 @app.command("list")
 def list_destinations(
-    *, as_json: JsonOption = False, config: ConfigOption = None, data: DataOption = DEFAULT_DATA
+    *,
+    organization_id: Annotated[
+        str | None, typer.Option("--org", metavar="ORG_ID", help="Those that an organization has set up instead.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Show every configured destination: what it does, how far behind it is, what it refused.
 
@@ -67,6 +78,9 @@ def list_destinations(
 
     Example: klyra-audit destination list --json
     """
+    if organization_id is not None:
+        destination_self_service.list_of(organization_id, data, as_json=as_json)
+        return
     with _explained():
         settings = Settings.load(config, data=data)
         rows = _rows(settings)
@@ -255,6 +269,7 @@ def _verdict(one: DestinationSettings, outcome: Outcome, taken: str) -> str:
 
 
 # What other files add stands behind the commands of this one in --help.
+destination_self_service.add_to(app)
 destination_orders.add_to(app)
 destination_receipts.add_to(app)
 destination_reconcile.add_to(app)
