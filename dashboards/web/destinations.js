@@ -133,7 +133,7 @@ export class Destinations extends HTMLElement {
     await this.#attempt(() => this.#look());
     try {
       const { outcome, status, answer, event_id: id } = await this.#api.tryDestination(one.id);
-      const words = [OUTCOMES[outcome] ?? outcome, display(`${status} ${answer}`.trim()), id ? `(${display(id)})` : ""];
+      const words = [OUTCOMES[outcome] ?? outcome, display(`${status} ${answer}`.trim()), outcome === "delivered" ? `(${display(id)})` : ""];
       this.#trials.set(one.id, words.filter(Boolean).join(" "));
     } catch (error) {
       this.#trials.set(one.id, error.message);
