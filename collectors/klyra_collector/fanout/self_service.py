@@ -135,7 +135,10 @@ class SelfService:
         self._settings = {name: settings_of(one) for name, one in wanted.items()}
         self._end(wanted)
         for stored in wanted.values():
-            self._have(stored)
+            try:
+                self._have(stored)
+            except KlyraError as error:  # one whose files are damaged must not keep others from being run
+                _log.warning("destination_not_run", destination=stored.destination_id, code=error.code)
         self._report(wanted)
         for trial_id, destination_id in self._registered.pending_trials():
             self._begin_trial(trial_id, wanted.get(destination_id))
@@ -199,8 +202,8 @@ class SelfService:
     def _report(self, wanted: Mapping[str, StoredDestination]) -> None:
         statuses = {status.name: status for status in self._workshop.measured(list(wanted))}
         for destination_id in wanted:
-            running = self._running[destination_id]
-            if running.error is not None:
+            running = self._running.get(destination_id)
+            if running is not None and running.error is not None:
                 self._tell(destination_id, self._of_error(running.error))
             elif destination_id in statuses:
                 self._tell(destination_id, self._of_status(statuses[destination_id]))
