@@ -137,8 +137,8 @@ class SelfService:
         for stored in wanted.values():
             try:
                 self._have(stored)
-            except KlyraError as error:  # one whose files are damaged must not keep others from being run
-                _log.warning("destination_not_run", destination=stored.destination_id, code=error.code)
+            except (KlyraError, OSError) as error:  # one whose files are in a bad way must not keep others from running
+                _log.warning("destination_not_run", destination=stored.destination_id, reason=str(error))
         self._report(wanted)
         for trial_id, destination_id in self._registered.pending_trials():
             self._begin_trial(trial_id, wanted.get(destination_id))

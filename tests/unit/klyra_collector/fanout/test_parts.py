@@ -13,6 +13,7 @@ from klyra_audit.errors import RetryLater
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID, organization_reference
 from klyra_collector.backoff import Backoff
 from klyra_collector.dead_letters import DeadLetter, DeadLetters
+from klyra_collector.destination_kinds import make_destination
 from klyra_collector.fanout.batching import Gathering
 from klyra_collector.fanout.entitlement import (
     FRESH_SECONDS,
@@ -21,7 +22,6 @@ from klyra_collector.fanout.entitlement import (
     Entitlement,
     NotEntitled,
 )
-from klyra_collector.destination_kinds import make_destination
 from klyra_collector.fanout.source import Found
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies

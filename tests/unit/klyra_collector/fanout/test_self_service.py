@@ -260,13 +260,14 @@ def test_one_that_cannot_be_begun_harms_no_other(registry, workshop, runner, mon
 
 def test_damaged_orders_of_one_harm_no_other(registry, workshop, runner) -> None:
     """It is not run until they are mended."""
-    create(registry)
+    create(registry, paused=True)
     create(registry, SECOND)
     path = workshop.cursors / f"{FIRST}.paused.json"
     path.write_text("nonsense")
     with capture_logs() as logs:
         runner.look()
-    assert [(line["event"], line["code"]) for line in logs[:1]] == [("destination_not_run", "order_damaged")]
+    [refused] = [line for line in logs if line["event"] == "destination_not_run"]
+    assert (refused["destination"], "cannot be read" in refused["reason"]) == (FIRST, True)
     assert [one.settings.name for one in workshop.made] == [SECOND]
     path.unlink()
     runner.look()
