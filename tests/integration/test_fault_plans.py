@@ -111,9 +111,11 @@ def test_nothing_is_lost(vendor, data) -> None:
     carry_out(vendor, data.draw(plans(vendor.kind), "plan"))
 
 
-def test_a_slow_answer_lets_no_more_pile_up_than_there_are_lanes(vendor) -> None:
+def test_a_slow_answer_lets_no_more_pile_up_than_there_are_lanes() -> None:
     """Killed while the first of many batches is slow, only as many as may be under way go again."""
-    carry_out(vendor, Plan(records="s" * 60, faults=(Fault(delay_seconds=0.4),), kills=(Kill(9, "after"),), lanes=2))
+    plan = Plan(records="s" * 60, faults=(Fault(delay_seconds=0.4),), kills=(Kill(9, "after"),), lanes=2)
+    with VENDORS["otlp"]() as made:
+        carry_out(made, plan)
 
 
 @pytest.mark.soak

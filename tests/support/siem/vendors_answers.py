@@ -96,3 +96,38 @@ OWN_REFUSALS: dict[str, dict[str, Reply]] = {
     "splunk, acknowledged": _splunk(),
     "sumo-logic": _sumo_logic(),
 }
+
+_OWN_SPLUNK = {
+    400: splunk.reply(6),
+    401: splunk.reply(2),
+    403: splunk.reply(4),
+    429: splunk.reply(26),
+    500: splunk.reply(8),
+    503: splunk.reply(9),
+}
+
+# Kind → status → how the vendor says that, where it is not the bare status.
+OWN_WORDS: dict[str, dict[int, Reply]] = {
+    "azure-monitor": {
+        400: azure.refusal(400, "InvalidRecord"),
+        403: azure.refusal(403, "OperationFailed"),
+        413: azure.refusal(413, "ContentLengthLimitExceeded"),
+        429: azure.refusal(429, "TooManyRequests"),
+    },
+    "cloudwatch": {
+        400: of_aws(400, "InvalidParameterException"),
+        401: of_aws(400, "UnrecognizedClientException"),
+        403: of_aws(400, "AccessDeniedException"),
+        404: of_aws(400, "UnknownOperationException"),
+        429: of_aws(400, "ThrottlingException"),
+        500: of_aws(500, "InternalFailure"),
+        503: of_aws(503, "ServiceUnavailableException"),
+    },
+    "datadog": {status: datadog.refusal(status, title) for status, title in _DATADOG},
+    "google-cloud-logging": {
+        status: google.refusal(status, "no", code=code) for status, code in _GOOGLE if status not in {499, 504}
+    },
+    "splunk": _OWN_SPLUNK,
+    "splunk, acknowledged": _OWN_SPLUNK,
+    "sumo-logic": {int(words.partition(" ")[0]): one for words, one in _sumo_logic().items()},
+}

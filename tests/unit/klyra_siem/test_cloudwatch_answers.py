@@ -51,6 +51,13 @@ def test_the_type_in_a_header() -> None:
     assert of_refusal(400, headers, b"", NOW).status == "ThrottlingException"
 
 
+@pytest.mark.parametrize("status", [201, 202, 204])
+def test_another_success_confirms_nothing(status) -> None:
+    """AWS answers with 200 alone: any other 2xx is that of a proxy, and what was sent is still to be delivered."""
+    outcome = of_refusal(status, {"content-type": "text/html"}, b"<h1>Sign in</h1>", NOW)
+    assert (outcome.action, outcome.status) == (Action.PAUSE, str(status))
+
+
 def test_throttling_says_how_long() -> None:
     """`Retry-After` counts although the status is a 400."""
     outcome = of_refusal(400, HEADERS | {"retry-after": "7"}, refusal("ThrottlingException"), NOW)

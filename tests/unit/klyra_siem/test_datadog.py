@@ -149,6 +149,12 @@ class TestAnswers:
         """Only 202 confirms; every documented refusal has its one meaning."""
         assert of_answer(Answer(status, {}, "{}"), NOW).action is action
 
+    def test_a_page_is_no_confirmation(self) -> None:
+        """A 202 with a page in it is not Datadog's, which answers with nothing or with an object."""
+        assert of_answer(Answer(202, {}, "<h1>Sign in</h1>"), NOW).action is Action.PAUSE
+        for said in ("", " ", "{}", '{"status": "ok"}'):
+            assert of_answer(Answer(202, {}, said), NOW).action is Action.DELIVERED
+
     @pytest.mark.parametrize(
         ("headers", "seconds"),
         [
