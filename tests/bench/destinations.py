@@ -43,17 +43,22 @@ _FORMAT = "native"
 
 def to_destinations(root: Path, events: int, say: Callable[[str], None]) -> None:
     """Seal events, then deliver them to each kind, and in each format to one."""
-    _seal(DataDirectory(root), events)
-    with contextlib.closing(Disk()) as disk:
-        key = destination_key(open_key_files(DataDirectory(root), disk, None))
+    seal(DataDirectory(root), events)
+    key = signing_key(DataDirectory(root))
     say(f"\nledger to destinations that keep nothing, {events} events, gzip where the vendor takes it")
-    with _nothing() as url:
+    with nothing() as url:
         for kind, make in KINDS.items():
             signed, unsigned = (_deliver(root, make(url, _FORMAT, one)) for one in (key, None))
             say(f"  {events / signed:10,.0f} events/s per core to {kind}, {events / unsigned:,.0f} unsigned")
         for written in NAMES:
             used = _deliver(root, KINDS["splunk"](url, written, key))
             say(f"  {events / used:10,.0f} events/s per core to splunk as {written}")
+
+
+def signing_key(data: DataDirectory) -> RecordKey:
+    """Return the key of delivered records."""
+    with contextlib.closing(Disk()) as disk:
+        return destination_key(open_key_files(data, disk, None))
 
 
 def _deliver(root: Path, destination: Destination) -> float:
@@ -118,7 +123,8 @@ KINDS = {
 }
 
 
-def _seal(data: DataDirectory, events: int) -> None:
+def seal(data: DataDirectory, events: int) -> None:
+    """Seal some events of this moment."""
     now = timestamps.from_microseconds(time.time_ns() // 1000)
     with (
         contextlib.closing(Disk()) as disk,
@@ -129,7 +135,7 @@ def _seal(data: DataDirectory, events: int) -> None:
 
 
 @contextlib.contextmanager
-def _nothing() -> Iterator[str]:
+def nothing() -> Iterator[str]:
     """Run a far side that takes everything and keeps nothing."""
     command = [sys.executable, str(Path(__file__).with_name("null_destinations.py"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -79,6 +79,8 @@ class Bench:
         wanted: Wanted | None = None,
         heartbeats: bool = False,
         disk: Disk | None = None,
+        name: str = NAME,
+        linger_seconds: float = 0.0,
     ):
         self.now_us = MIDSUMMER_US
         self._destination = destination
@@ -89,18 +91,18 @@ class Bench:
         self.disk = disk or Disk()
         self.reader = LedgerReader(self.data.ledger)
         self.source = EntrySource(self.reader, self, lambda: self.today, wanted, NAME if heartbeats else None)
-        self.dead_letters = DeadLetters(self.data.cursors, NAME, self.disk)
-        self.cursor_file = CursorFile(self.data.cursors, NAME, self.disk)
-        self.orders = Orders(self.data.cursors, NAME, self.disk)
+        self.dead_letters = DeadLetters(self.data.cursors, name, self.disk)
+        self.cursor_file = CursorFile(self.data.cursors, name, self.disk)
+        self.orders = Orders(self.data.cursors, name, self.disk)
         self.receipts = SegmentReceipts(
-            self.data.cursors, NAME, self.disk, NOTE_KEY, days=30, wall_us=lambda: self.now_us
+            self.data.cursors, name, self.disk, NOTE_KEY, days=30, wall_us=lambda: self.now_us
         )
         begun = DestinationStatus(
-            name=NAME, kind="otlp", endpoint="", skipped={}, window_seconds=limits.oldest_seconds or 0
+            name=name, kind="otlp", endpoint="", skipped={}, window_seconds=limits.oldest_seconds or 0
         )
         self.delivery = Delivery(
-            DeliveryTerms(name=NAME, limits=limits, linger_seconds=0.0, paused_seconds=300.0),
-            lanes=Lanes(NAME, [destination, *others]),
+            DeliveryTerms(name=name, limits=limits, linger_seconds=linger_seconds, paused_seconds=300.0),
+            lanes=Lanes(name, [destination, *others]),
             fitting=Fitting(limits, when_too_old, destination.measure),
             source=self.source,
             ledger=LedgerPosition(self.reader, from_end=from_end),

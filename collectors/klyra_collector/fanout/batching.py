@@ -55,6 +55,15 @@ class Gathering:
         self.end = found.index + 1
         return True
 
+    @property
+    def room(self) -> int:
+        """How many further entries probably fit, by the average so far; at least 1."""
+        by_count = self.limits.entries - len(self.entries)
+        if not self._bytes:
+            return max(1, by_count)
+        by_bytes = (self.limits.encoded_bytes - self._bytes) * len(self.entries) // self._bytes
+        return max(1, min(by_count, by_bytes))
+
     def _is_too_much(self, entry: SealedEntry, size: int) -> bool:
         too_many = len(self.entries) >= self.limits.entries
         too_long = self._bytes + size > self.limits.encoded_bytes

@@ -15,6 +15,7 @@ Every attempt reads its span from the ledger again: what has expired or was eras
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS: Final = 0.1
 ORDER_SECONDS: Final = 1.0  # how long an operator's word may wait
-LEAST_READ: Final = 64
+LEAST_READ: Final = 16
 MOST_READ: Final = 256  # for a batch at once: what does not fit into it was read in vain
 READ_RECORDS: Final = 1000
 GATHERED_RECORDS: Final = 50_000  # looked at for one batch at most
@@ -235,7 +236,7 @@ class Delivery:
     def _gather(self, cursor: Cursor) -> Gathering:
         gathered = Gathering(self._terms.limits, cursor.tail, begun_us=self._wall_us())
         while gathered.end - cursor.tail < GATHERED_RECORDS:
-            limit = min(MOST_READ, max(LEAST_READ, self._terms.limits.entries + 1 - len(gathered.entries)))
+            limit = min(MOST_READ, max(LEAST_READ, gathered.room + 1))
             records = self._source.read_on(cursor.origin, gathered.end, limit)
             for found in records:
                 if not self._add(gathered, found):
@@ -410,7 +411,9 @@ class Delivery:
         except (KlyraError, OSError) as error:
             return self._halt(error.code if isinstance(error, KlyraError) else "disk", str(error))
         except Exception as error:  # noqa: BLE001 - a mistake of ours here must not end the store beside it
-            _log.exception("destination_failed", destination=self._terms.name)
+            # Where, and not what it says: what a library says of a header or a URL may quote a secret.
+            places = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(error.__traceback__)]
+            _log.error("destination_failed", destination=self._terms.name, error=type(error).__name__, at=places)
             return self._halt("internal", type(error).__name__)
 
     def _halt(self, status: str, reason: str) -> float:
