@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import httpx
 
-from klyra_siem.errors import MissingExtra
+from klyra_siem.errors import BadDestination, MissingExtra
 from klyra_siem.outcome import Action, Outcome, shortened
 from klyra_siem.tls import client_context
 
@@ -29,7 +32,9 @@ _LOUDNESS = {
     "msal": logging.CRITICAL,
     "urllib3": logging.WARNING,
 }
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
 _HIDDEN = "[hidden]"
+_SCHEMES = frozenset({"Basic", "Bearer", "Splunk"})  # words before a token, which hide nothing
 _SHORTEST_SECRET = 6  # what is shorter stands in every other sentence
 
 
@@ -37,7 +42,8 @@ class Redaction:
     """Which texts nobody may see, and how they are taken out of what a vendor says.
 
     Vendors repeat what they were sent: AWS answers a wrong signature with the request it would have signed, session
-    token included.
+    token included. They repeat it as it is, as part of a URL, or escaped as in JSON or for HTML, and of several
+    words, such as `Bearer TOKEN`, one alone.
     """
 
     def __init__(self, secrets: Iterable[str | None] = ()) -> None:
@@ -49,7 +55,9 @@ class Redaction:
 
     def add(self, *secrets: str | None) -> None:
         """Hide these from now on."""
-        self._secrets |= {secret for secret in secrets if secret and len(secret) >= _SHORTEST_SECRET}
+        parts = {part for secret in secrets if secret for part in (secret, *secret.split())}
+        whole = {part for part in parts if len(part) >= _SHORTEST_SECRET and part not in _SCHEMES}
+        self._secrets |= {form for part in whole for form in _forms(part)}
 
     def hide(self, text: str) -> str:
         """Return a text without them."""
@@ -61,11 +69,16 @@ class Redaction:
         """Return a text without them, as one printable line of bounded length."""
         return shortened(self.hide(text))
 
+    def cleaned(self, outcome: Outcome) -> Outcome:
+        """Return an outcome whose status and reason hold none of them: both may be a vendor's words."""
+        return replace(outcome, status=self.clean(outcome.status), reason=self.clean(outcome.reason))
+
 
 class CloudRequests:
-    """Sends requests, one after the other."""
+    """Sends requests, one after the other; what it has the HTTP library log holds no secret."""
 
     def __init__(self, options: DestinationOptions, redaction: Redaction) -> None:
+        _check_headers(options)
         self._redaction = redaction
         redaction.add(*options.headers.values())
         self._client = httpx.Client(
@@ -74,6 +87,9 @@ class CloudRequests:
             verify=client_context(options) if options.endpoint.startswith("https:") else False,
             follow_redirects=False,
         )
+        self._quiet = _Quiet(redaction)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self._quiet)
 
     def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response | Outcome:
         """Return the whole answer, or what it means that there is none."""
@@ -89,6 +105,39 @@ class CloudRequests:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self._quiet)
+
+
+class _Quiet(logging.Filter):
+    """Keeps secrets out of what the HTTP library writes down: URLs at level INFO, headers of answers at DEBUG."""
+
+    def __init__(self, redaction: Redaction) -> None:
+        super().__init__()
+        self._redaction = redaction
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record may be logged."""
+        text = record.getMessage()
+        return self._redaction.hide(text) == text
+
+
+def _check_headers(options: DestinationOptions) -> None:
+    """Raise `BadDestination`, which does not repeat it, if a header has a value that no request can carry."""
+    for name, value in options.headers.items():
+        if not value.isascii():
+            raise BadDestination(
+                f"Destination {options.name} has a header {name} that cannot be sent.",
+                remedy="Look for a character beyond ASCII where its value stands, such as a quotation mark.",
+            )
+
+
+def _forms(secret: str) -> set[str]:
+    """Return a secret as others may write it."""
+    in_json = json.dumps(secret)[1:-1]
+    for_html = in_json.replace("=", "\\u003d").replace("+", "\\u002b").replace("&", "\\u0026")
+    written = {secret, quote(secret), quote(secret, safe=""), in_json, for_html}
+    return written | {form.replace("/", "\\/") for form in written}
 
 
 def vendor_module(name: str, distribution: str) -> Any:  # noqa: ANN401 - modules of vendors, most of them without types

@@ -181,7 +181,7 @@ class CloudWatch:
         if isinstance(answer, Outcome):
             return answer
         order = payload.order if isinstance(payload, LogEvents) else ()
-        return of_success(answer.headers, answer.content, order)
+        return self._redaction.cleaned(of_success(answer.headers, answer.content, order))
 
     def _make_stream(self, name: str) -> Outcome:
         """Make a stream, and its group if that is allowed; one that is already there is as good."""
@@ -217,4 +217,4 @@ class CloudWatch:
         outcome = of_refusal(answer.status_code, answer.headers, answer.content, time.time())
         if outcome.status in OLD_CREDENTIALS:
             self._keys.forget()
-        return replace(outcome, reason=self._redaction.clean(outcome.reason))
+        return self._redaction.cleaned(outcome)

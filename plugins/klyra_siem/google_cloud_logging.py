@@ -129,7 +129,7 @@ class GoogleCloudLogging:
             return answer
         count = payload.count if isinstance(payload, LogEntries) else 0
         outcome = of_answer(answer.status_code, answer.headers, answer.content, count, time.time())
-        return replace(outcome, reason=self._redaction.clean(outcome.reason))
+        return self._redaction.cleaned(outcome)
 
     def probe(self) -> Outcome:
         """See `Destination`: `dryRun` checks all that writing does, and writes nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 
-_LOGGERS = ("httpx", "httpcore.http11")
 _NS_PER_MS = 1_000_000
 
 
@@ -34,11 +32,13 @@ class Answer:
         status: of HTTP.
         headers: names in any case.
         text: its body, without any secret of ours.
+        hide: takes secrets of ours out of a text: those that only decoding brings to light.
     """
 
     status: int
     headers: Mapping[str, str]
     text: str
+    hide: Callable[[str], str] = str
 
     @property
     def is_success(self) -> bool:
@@ -52,7 +52,7 @@ class Answer:
             found = orjson.loads(self.text)
         except orjson.JSONDecodeError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return _without_secrets(found, self.hide) if isinstance(found, dict) else {}
 
 
 class HttpSender:
@@ -62,16 +62,13 @@ class HttpSender:
         self._options = options
         self._redaction = Redaction(secrets)
         self._requests = CloudRequests(options, self._redaction)
-        self._quiet = _Quiet(self._redaction)
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self._quiet)
 
     def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> Answer | Outcome:
         """Return the whole answer, or what it means that there is none."""
         answer = self._requests.post(url, content, headers)
         if isinstance(answer, Outcome):
             return answer
-        return Answer(answer.status_code, answer.headers, self._redaction.hide(answer.text))
+        return Answer(answer.status_code, answer.headers, self._redaction.hide(answer.text), self._redaction.hide)
 
     def begin_anew(self) -> None:
         """Forget cookies and close connections, so that a load balancer chooses again."""
@@ -81,8 +78,6 @@ class HttpSender:
     def close(self) -> None:
         """Close all connections."""
         self._requests.close()
-        for name in _LOGGERS:
-            logging.getLogger(name).removeFilter(self._quiet)
 
 
 class EncodedOnce:
@@ -125,17 +120,12 @@ class EncodedOnce:
         self._bytes = 0
 
 
-class _Quiet(logging.Filter):
-    """Keeps secrets out of what the HTTP library writes down: URLs at level INFO, headers of answers at DEBUG."""
-
-    def __init__(self, redaction: Redaction) -> None:
-        super().__init__()
-        self._redaction = redaction
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record may be logged."""
-        text = record.getMessage()
-        return self._redaction.hide(text) == text
+def _without_secrets(value: Any, hide: Callable[[str], str]) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict):
+        return {hide(name): _without_secrets(member, hide) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item, hide) for item in value]
+    return hide(value) if isinstance(value, str) else value
 
 
 def parts_of_secret_url(url: str) -> tuple[str, ...]:

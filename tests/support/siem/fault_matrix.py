@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SECONDS = 700  # asked for with Retry-After
 TIMEOUT = 0.8  # seconds, of an answer that comes too late
+SHORT = {"timeout_seconds": TIMEOUT}
+USUAL = {"timeout_seconds": 10.0}
 PATIENCE = 100
 PAGE = Reply(200, b"<!DOCTYPE html><h1>Sign in</h1>", {"Content-Type": "text/html"})
 DAY_US = 24 * 3600 * MICROSECONDS
@@ -149,9 +151,7 @@ class Cell:
             self.vendor.spoil(ids[0])
         self.vendor.set_clock(MIDSUMMER_US)
         self.vendor.server.plan(*[Fault()] * self.before, *self.case.faults)
-        with contextlib.closing(
-            self.vendor.make(**({"timeout_seconds": 10.0} | dict(self.case.changes)))
-        ) as destination:
+        with contextlib.closing(self.vendor.make(**(USUAL | dict(self.case.changes)))) as destination:
             try:
                 return self._delivered(destination, ids)
             finally:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from klyra_collector.destination_status import State, read_statuses
 from klyra_collector.fanout.cursor import Cursor, Span
@@ -290,6 +291,21 @@ def test_a_mistake_of_ours_halts_this_destination_alone(data_directory, sink, se
         monkeypatch.undo()
         delivering.deliver()
     assert len(sink.ids()) == COUNT
+
+
+def test_what_a_mistake_says_is_not_logged(data_directory, sink, sealed, monkeypatch) -> None:
+    """A library's error may quote a header: the log says where it happened, and of which type it is."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Bearer a-token-that-nobody-may-see")
+
+    with bench(data_directory, sink.url) as delivering, structlog.testing.capture_logs() as logged:
+        monkeypatch.setattr(delivering.source, "read_on", fail)
+        delivering.delivery._guarded(delivering.delivery.step)
+    (failed,) = [line for line in logged if line["event"] == "destination_failed"]
+    assert (failed["error"], failed["destination"]) == ("RuntimeError", "back")
+    assert failed["at"][-1].endswith(" fail")
+    assert "a-token" not in repr(logged)
 
 
 def test_a_damaged_cursor_is_not_guessed(data_directory, sink, sealed) -> None:
