@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from klyra_collector.destination_status import SELF_SERVICE
 from klyra_collector.secret_reference import is_reference
 
 # Kinds whose endpoint lets anybody in who knows it.
@@ -80,6 +81,13 @@ class DestinationSettings(BaseModel):
     key_file: Path | None = None
     format: str = "native"
     options: dict[str, str | int | bool] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_organizations(cls, value: str) -> str:
+        if value.startswith(SELF_SERVICE):
+            raise ValueError(f"must not begin with {SELF_SERVICE}: so do those that organizations set up for themselves")
+        return value
 
     @field_validator("endpoint")
     @classmethod

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from klyra_collector.seal.reader import LedgerReader
 
 SUFFIX: Final = ".status.json"
+SELF_SERVICE: Final = "dst-"  # how the names of destinations begin that organizations have set up; no configured one's
 
 
 class Circuit(StrEnum):
@@ -125,7 +126,8 @@ class DestinationMeter:
         """Prepare to measure.
 
         Args:
-            names: the destinations that are configured; what former ones left behind is not measured.
+            names: the destinations that are configured; what former ones left behind is not measured. Those that
+                organizations have set up are measured besides: when one is deleted its files are, too.
             cursors: the folder of status files.
             reader: of the ledger; nobody else uses it.
             clock: present time in microseconds since 1970.
@@ -139,7 +141,10 @@ class DestinationMeter:
     def measure(self) -> list[DestinationStatus]:
         """Return every destination's status with its lag as it is now; `LedgerDamaged` if the ledger is unreadable."""
         with self._lock:
-            return [self._measured(status) for status in read_statuses(self._cursors) if status.name in self._names]
+            return [self._measured(status) for status in read_statuses(self._cursors) if self._is_measured(status.name)]
+
+    def _is_measured(self, name: str) -> bool:
+        return name in self._names or name.startswith(SELF_SERVICE)
 
     def _measured(self, status: DestinationStatus) -> DestinationStatus:
         origins = self._reader.origins()

@@ -17,6 +17,7 @@ import structlog
 
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_collector.destination_settings import DestinationSettings
+from klyra_collector.destination_status import SELF_SERVICE
 from klyra_collector.fanout.orders import Pause
 from klyra_collector.fanout.trial import send_test_event
 from klyra_siem.outcome import Action
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from klyra_siem.destination import Destination
     from klyra_siem.outcome import Outcome
 
-PREFIX: Final = "dst-"
 RETRY_SECONDS: Final = 30.0  # after a destination could not be begun: an installed library or a plan may mend it
 REPORT_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 5.0
@@ -156,7 +156,7 @@ class SelfService:
             if self._running[destination_id].is_over():
                 del self._running[destination_id]
                 self._reported.pop(destination_id, None)
-        for path in self._cursors.glob(f"{PREFIX}*"):
+        for path in self._cursors.glob(f"{SELF_SERVICE}*"):
             owner = path.name.partition(".")[0]
             if owner not in wanted and owner not in self._running:
                 path.unlink(missing_ok=True)

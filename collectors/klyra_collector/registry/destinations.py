@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, select
 
 from klyra_audit.errors import Rejected
+from klyra_collector.destination_status import SELF_SERVICE
 from klyra_collector.registry import organizations, self_audit
 from klyra_collector.registry.origin import Origin
 from klyra_collector.registry.tables import DESTINATION_TRIALS, DESTINATIONS, SEALING_KEYS
@@ -224,7 +225,7 @@ class Destinations:
 
 def new_destination_id() -> str:
     """Return an id that nobody can guess."""
-    return "dst-" + base64.b32encode(os.urandom(_RANDOM_BYTES)).decode().lower()[:12]
+    return SELF_SERVICE + base64.b32encode(os.urandom(_RANDOM_BYTES)).decode().lower()[:12]
 
 
 def _require(connection: Connection, organization_id: str, destination_id: str) -> StoredDestination:

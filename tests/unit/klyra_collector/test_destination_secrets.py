@@ -77,3 +77,11 @@ def test_what_only_looks_like_a_reference_stays_as_it_is(tmp_path, monkeypatch) 
     [one] = load(tmp_path, *lines, 'api_key = "env:A_SECRET"', 'tags = "env:production"').destination
     with contextlib.closing(build_destination(one, None)) as made:
         assert b"env:production" in gzip.decompress(made.encode([trial_entry("far", 1)]).content)
+
+
+def test_a_configured_name_is_no_organizations(tmp_path) -> None:
+    """Files and metrics of the two must not be mistaken for one another."""
+    path = tmp_path / "klyra-audit.toml"
+    path.write_text('[[destination]]\nname = "dst-far"\nendpoint = "https://otel.example.com/v1/logs"\n')
+    with pytest.raises(BadConfiguration, match="must not begin with dst-"):
+        Settings.load(path)
