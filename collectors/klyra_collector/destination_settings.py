@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from klyra_collector.destination_status import SELF_SERVICE
 from klyra_collector.secret_reference import is_reference
+from klyra_collector.self_service_settings import PREFIX as SELF_SERVICE
 
 # Kinds whose endpoint lets anybody in who knows it.
 SECRET_ENDPOINTS: Final = frozenset({"sumo-logic"})
@@ -86,7 +86,7 @@ class DestinationSettings(BaseModel):
     @classmethod
     def _is_no_organizations(cls, value: str) -> str:
         if value.startswith(SELF_SERVICE):
-            raise ValueError(f"must not begin with {SELF_SERVICE}: so do those that organizations set up for themselves")
+            raise ValueError(f"must not begin with {SELF_SERVICE}: so do those of organizations themselves")
         return value
 
     @field_validator("endpoint")

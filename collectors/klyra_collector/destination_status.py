@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from klyra_audit import timestamps
+from klyra_collector.self_service_settings import PREFIX as SELF_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from klyra_collector.seal.reader import LedgerReader
 
 SUFFIX: Final = ".status.json"
-SELF_SERVICE: Final = "dst-"  # how the names of destinations begin that organizations have set up; no configured one's
 
 
 class Circuit(StrEnum):

@@ -6,6 +6,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PREFIX: Final = "dst-"  # how the names of destinations begin that organizations have set up; no configured one's
+
 # Hosts that belong to the vendors. A pattern's * stands for any number of labels.
 VENDOR_HOSTS: Final = (
     *("*.splunkcloud.com", "*.splunkcloudgc.com"),

@@ -17,9 +17,9 @@ import structlog
 
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_collector.destination_settings import DestinationSettings
-from klyra_collector.destination_status import SELF_SERVICE
 from klyra_collector.fanout.orders import Pause
 from klyra_collector.fanout.trial import send_test_event
+from klyra_collector.self_service_settings import PREFIX as SELF_SERVICE
 from klyra_siem.outcome import Action
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, select
 
 from klyra_audit.errors import Rejected
-from klyra_collector.destination_status import SELF_SERVICE
 from klyra_collector.registry import organizations, self_audit
 from klyra_collector.registry.origin import Origin
 from klyra_collector.registry.tables import DESTINATION_TRIALS, DESTINATIONS, SEALING_KEYS
+from klyra_collector.self_service_settings import PREFIX as SELF_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
