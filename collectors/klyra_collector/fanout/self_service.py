@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS: Final = 30.0  # after a destination could not be begun: an installed library or a plan may mend it
 REPORT_SECONDS: Final = 10.0
+MOST_TRIALS: Final = 4  # at once: each is a thread, and anybody's administrator may ask for any number
 STOP_SECONDS: Final = 5.0
 
 _OUTCOMES = {
@@ -239,8 +240,8 @@ class SelfService:
     # Trials
 
     def _begin_trial(self, trial_id: str, stored: StoredDestination | None) -> None:
-        if trial_id in self._trials or stored is None:
-            return
+        if trial_id in self._trials or stored is None or len(self._trials) >= MOST_TRIALS:
+            return  # what waits is begun at a later look
         self._trials.add(trial_id)
         threading.Thread(target=self._try, args=(trial_id, stored), name="trial", daemon=True).start()
 

@@ -323,6 +323,26 @@ def test_a_trial_is_carried_out(registry, workshop, runner, outcome, answer) -> 
     assert told["event_id"].startswith("log_")
 
 
+def test_trials_are_not_all_carried_out_at_once(registry, workshop, runner, monkeypatch) -> None:
+    """Those that wait are at a later look."""
+    create(registry)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def send(*_: object) -> tuple[str, Outcome]:
+        begun.release()
+        assert go_on.wait(10)
+        return "log_x", Outcome(action=Action.DELIVERED, status="200")
+
+    monkeypatch.setattr(self_service, "send_test_event", send)
+    trials = [registry.destinations.request_trial(OURS, FIRST) for _ in range(self_service.MOST_TRIALS + 3)]
+    runner.look()
+    runner.look()
+    assert all(begun.acquire(timeout=10) for _ in range(self_service.MOST_TRIALS))
+    assert not begun.acquire(timeout=0.05)
+    go_on.set()
+    await_that(lambda: runner.look() or all(map(registry.destinations.trial_answer, trials)))
+
+
 def test_a_trial_of_what_cannot_be_made_says_why(registry, workshop, runner) -> None:
     """Such as a secret that was sealed to another key."""
     create(registry)
