@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from support.otelcol import free_ports
+from support.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
