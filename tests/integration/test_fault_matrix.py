@@ -53,6 +53,7 @@ two entries of a real ledger, and then lets all be well again. To write it anew:
 `2 copies`: the entries are there twice in the end, which no vendor here can prevent, and whose
 [page](README.md) says how to search without them. `taken and not kept`: the vendor says that all is well, and an
 operator who chose `preserve` has chosen that. Everything else is there once, or a dead letter.
+A column without a failure (`-`) has no such thing.
 """
 
 

@@ -32,6 +32,15 @@ TIMEOUT = 0.8  # seconds, of an answer that comes too late
 SHORT = {"timeout_seconds": TIMEOUT}
 USUAL = {"timeout_seconds": 10.0}
 PATIENCE = 100
+OF_HTTP = frozenset(  # what gRPC has no word for
+    {
+        "200 with an HTML page",
+        "307 to another place",
+        "408 too slow",
+        "422 cannot be processed",
+        "429, `Retry-After` as a date",
+    }
+)
 PAGE = Reply(200, b"<!DOCTYPE html><h1>Sign in</h1>", {"Content-Type": "text/html"})
 DAY_US = 24 * 3600 * MICROSECONDS
 LARGE = 32_000  # bytes of metadata: with what else there must be, nearly the longest entry that a ledger takes
@@ -80,7 +89,7 @@ def cases(vendor: Vendor, bad: Bad) -> dict[str, Case]:
     """Return every failure of the first table, by its words there."""
 
     def at(base: str) -> Case:
-        return Case(changes={"endpoint": base + vendor.path}, is_for_good=True)
+        return Case(changes={"endpoint": base.replace("http", vendor.scheme, 1) + vendor.path}, is_for_good=True)
 
     def answer(status: int, **headers: str) -> Case:
         own = OWN_WORDS.get(vendor.kind, {}).get(status, Reply(status))
@@ -88,7 +97,7 @@ def cases(vendor: Vendor, bad: Bad) -> dict[str, Case]:
         return Case((Fault(reply=replace(own, headers={**own.headers, **headers})),) * 2)
 
     date = email.utils.formatdate(time.time() + SECONDS, usegmt=True)
-    return {
+    found = {
         "no connection": at(bad.closed),
         "no such host (DNS)": at(bad.unknown),
         "certificate not trusted (TLS)": at(bad.untrusted),
@@ -121,6 +130,7 @@ def cases(vendor: Vendor, bad: Bad) -> dict[str, Case]:
         "entry of 40 days ago, `preserve`": Case(age_days=40, policy=WhenTooOld.PRESERVE),
         "entry of 40 days ago, `dead_letter`": Case(age_days=40, policy=WhenTooOld.DEAD_LETTER),
     }
+    return {words: case for words, case in found.items() if vendor.scheme == "http" or words not in OF_HTTP}
 
 
 def own_cases(kind: str) -> dict[str, Case]:
@@ -198,8 +208,11 @@ class Cell:
 
     def _go_on(self, bench: Bench) -> None:
         for _ in range(PATIENCE):
-            if bench.delivery.step() == IDLE_SECONDS:
+            wait = bench.delivery.step()
+            if wait == IDLE_SECONDS:
                 return
+            if wait:
+                time.sleep(self.vendor.breath_seconds)
         raise AssertionError("it never comes to an end")
 
     def _rest(self, ids: Sequence[str], dead: Mapping[str, str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ What a plan's run must hold, whatever the plan: see `Story`.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -262,6 +263,8 @@ class Story:
             self._check_cursor(bench, cursor, wanted)
             if wait == IDLE_SECONDS and cursor is not None and not cursor.pending:
                 return
+            if wait:
+                time.sleep(self.vendor.breath_seconds)
         raise AssertionError("it never comes to an end")
 
     def _check_cursor(self, bench: Bench, cursor: Cursor | None, wanted: list[Expected]) -> None:

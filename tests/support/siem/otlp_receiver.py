@@ -42,9 +42,13 @@ class Receiver:
             found = records_of(ExportLogsServiceRequest.FromString(request.content))
         except (DecodeError, OSError):
             return Reply(400)
+        return success(self.take(found))
+
+    def take(self, found: list[dict[str, Any]]) -> int:
+        """Take records; return how many of them are refused."""
         good = [item for item in found if item["audit.record.id"] not in self.poison]
         self.taken += good
-        return success(len(found) - len(good))
+        return len(found) - len(good)
 
     def ids(self) -> list[str]:
         """Return the ids of what was taken, in order, repeats included."""

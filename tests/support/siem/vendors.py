@@ -12,6 +12,7 @@ from support.siem.cloud import options
 from support.siem.cloud_server import serving
 from support.siem.clouds import alphabet, amazon, microsoft
 from support.siem.intakes import NoTime, datadog_intake, splunk_acknowledged, splunk_hec, sumo_logic_source
+from support.siem.otlp_grpc_receiver import receiving
 from support.siem.otlp_receiver import PATH, TOKEN, Receiver
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Vendor:
         forget: takes away all that is there.
         set_clock: says what time it is there, microseconds since 1970.
         path: behind the address of an endpoint.
+        scheme: of its address.
+        breath_seconds: until its client makes a new connection after one was lost.
     """
 
     kind: str
@@ -52,6 +55,8 @@ class Vendor:
     forget: Callable[[], None]
     set_clock: Callable[[int], None] = lambda _: None
     path: str = ""
+    scheme: str = "http"
+    breath_seconds: float = 0.0
 
     def __repr__(self) -> str:
         return self.kind
@@ -176,12 +181,30 @@ def otlp_vendor() -> Iterator[Vendor]:
         )
 
 
+@contextlib.contextmanager
+def otlp_grpc_vendor() -> Iterator[Vendor]:
+    """An OTLP receiver over gRPC."""
+    with receiving() as made:
+        yield Vendor(
+            kind="otlp, gRPC",
+            server=made.server,
+            made_of=options(made.server.url, {}, headers={"Authorization": f"Bearer {TOKEN}"}),
+            create=otlp.create,
+            received=made.receiver.ids,
+            spoil=made.receiver.poison.add,
+            forget=made.receiver.taken.clear,
+            scheme="grpc",
+            breath_seconds=0.05,
+        )
+
+
 VENDORS = {
     "azure-monitor": azure_vendor,
     "cloudwatch": cloudwatch_vendor,
     "datadog": datadog_vendor,
     "google-cloud-logging": google_vendor,
     "otlp": otlp_vendor,
+    "otlp, gRPC": otlp_grpc_vendor,
     "splunk": splunk_vendor,
     "splunk, acknowledged": splunk_acknowledged_vendor,
     "sumo-logic": sumo_logic_vendor,

@@ -7,7 +7,7 @@ import json
 from support.siem import azure, datadog, google, moto, otlp_receiver, splunk
 from support.siem.cloud_server import Reply
 
-WAIT = {"Retry-After": "7"}
+WAIT = {"Retry-After": "700"}  # seconds
 
 _AWS = (
     (400, "AccessDeniedException"),
@@ -58,6 +58,26 @@ _DATADOG = (
 )
 
 
+_GRPC = (
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+
+
 def of_aws(status: int, kind: str, **headers: str) -> Reply:
     """Return an error as AWS writes it."""
     return Reply(status, json.dumps({"__type": kind}).encode(), {"Content-Type": moto.CONTENT_TYPE, **headers})
@@ -92,6 +112,10 @@ OWN_REFUSALS: dict[str, dict[str, Reply]] = {
     "datadog": {f"{status} {title}": datadog.refusal(status, title) for status, title in _DATADOG},
     "google-cloud-logging": {f"{status} `{code}`": google.refusal(status, "no", code=code) for status, code in _GOOGLE},
     "otlp": _otlp(),
+    "otlp, gRPC": {
+        **{f"`{code}`": Reply(0, code.encode()) for code in _GRPC},
+        "`RESOURCE_EXHAUSTED` with `RetryInfo`": Reply(0, b"RESOURCE_EXHAUSTED", WAIT),
+    },
     "splunk": _splunk(),
     "splunk, acknowledged": _splunk(),
     "sumo-logic": _sumo_logic(),
@@ -126,6 +150,17 @@ OWN_WORDS: dict[str, dict[int, Reply]] = {
     "datadog": {status: datadog.refusal(status, title) for status, title in _DATADOG},
     "google-cloud-logging": {
         status: google.refusal(status, "no", code=code) for status, code in _GOOGLE if status not in {499, 504}
+    },
+    "otlp, gRPC": {
+        400: Reply(400, b"INVALID_ARGUMENT"),
+        401: Reply(401, b"UNAUTHENTICATED"),
+        403: Reply(403, b"PERMISSION_DENIED"),
+        404: Reply(404, b"UNIMPLEMENTED"),
+        413: Reply(413, b"RESOURCE_EXHAUSTED"),
+        429: Reply(429, b"UNAVAILABLE"),
+        500: Reply(500, b"INTERNAL"),
+        502: Reply(502, b"UNAVAILABLE"),
+        503: Reply(503, b"UNAVAILABLE"),
     },
     "splunk": _OWN_SPLUNK,
     "splunk, acknowledged": _OWN_SPLUNK,
