@@ -12,6 +12,7 @@ from klyra_siem.formats.mapping import table
 from support.siem.cloud import send
 from support.siem.events import sealed
 from support.siem.intakes import INTAKES
+from support.siem.sumo_logic import StrictSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,7 @@ def text_of(*path: str) -> str:
     return FOLDER.joinpath(*path).read_text(encoding="utf-8")
 
 
-def json_of(*path: str) -> Any:  # noqa: ANN401 - any JSON value
+def json_of(*path: str) -> Any:
     """Return a shipped JSON file; a member that is there twice is an error."""
     return json.loads(text_of(*path), object_pairs_hook=_once)
 
@@ -49,7 +50,7 @@ def conf(name: str) -> configparser.ConfigParser:
     return parsed
 
 
-def members(value: Any, prefix: str = "") -> set[str]:  # noqa: ANN401 - any JSON value
+def members(value: Any, prefix: str = "") -> set[str]:
     """Return the dotted path of every member of a JSON value."""
     if not isinstance(value, dict):
         return {prefix}
@@ -70,17 +71,12 @@ def native() -> set[str]:
     return all_members(json.loads(written.encode(entry)) for entry in sealed())
 
 
-def requests_of(kind: str, written: str = "native") -> list[bytes]:
-    """Return the bodies by which a destination sends an entry of each type, uncompressed."""
-    entries = sealed()
-    with INTAKES[kind](record=record_format(written, None)) as intake:
-        return [intake.destination.encode(entries).content]
-
-
-def rows_of(kind: str, written: str = "native") -> list[dict[str, Any]]:
-    """Return what a search at a vendor gives for an entry of each type."""
+def received(kind: str, written: str = "native") -> list[dict[str, Any]]:
+    """Return what a vendor has of an entry of each type: Splunk's events, Datadog's logs, Sumo Logic's lines."""
     entries = sealed()
     with INTAKES[kind](record=record_format(written, None)) as intake:
         intake.service.now = entries[0].filed_ns / 1e9
         send(intake.destination, entries)
-        return [next((row[name] for name in ("result", "map") if name in row), row) for row in intake.rows()]
+        if isinstance(intake.service, StrictSource):
+            return [json.loads(line) for line in intake.service.lines]
+        return list(intake.service.indexed)
