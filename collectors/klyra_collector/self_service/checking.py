@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from klyra_audit.audit_integrity import RecordKey
-    from klyra_collector.self_service.kinds import Kind
+    from klyra_collector.self_service.kinds import Field, Kind
     from klyra_siem.destination import Destination
 
 MASK: Final = "…"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_URL = re.compile(r"[!-~]{1,2000}")  # URL parsers differ on anything else
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LONGEST = 16_384
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _GOOGLE_TOKENS = "https://oauth2.googleapis.com/token"
 _TIMEOUT_SECONDS = 10.0
@@ -96,6 +99,8 @@ class Rules:
             raise BadWish("options", message, remedy=f"See {kind.documentation}.", code=error.code) from error
 
     def _check_host(self, endpoint: str) -> None:
+        if _URL.fullmatch(endpoint) is None:
+            raise _bad_endpoint("is no URL")
         try:
             address = urlsplit(endpoint)
             host, _ = address.hostname or "", address.port
@@ -245,6 +250,8 @@ def _check_members(wish: Wish, kind: Kind) -> None:
                 raise BadWish(member, f"{kind.title} has no {name!r} among its {member}.", remedy=remedy)
             if type(value) is not _TYPES[fields[name].type]:
                 raise BadWish(member, f"{name} is no {fields[name].type}.", remedy="Give a value of that type.")
+            if isinstance(value, str) and (len(value) > _LONGEST or _has_control(value, fields[name])):
+                raise BadWish(member, f"{name} is too long, or holds control characters.", remedy="Give it as it is.")
             if secret and is_reference(str(value)):
                 remedy = "Give the value itself; it is sealed before it is stored."
                 raise BadWish(member, f"{name} refers to this server's machine.", remedy=remedy)
@@ -255,6 +262,11 @@ def _check_members(wish: Wish, kind: Kind) -> None:
             f"{kind.title} needs {', '.join(lacking)}.",
             remedy=f"See {kind.documentation}.",
         )
+
+
+def _has_control(value: str, asked: Field) -> bool:
+    """Say whether a value would end a header or a line; the line ends of a document are its own."""
+    return _CONTROL.search("".join(value.split()) if asked.is_document else value) is not None
 
 
 def _check_google(wish: Wish) -> None:

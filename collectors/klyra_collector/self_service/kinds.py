@@ -32,6 +32,7 @@ class Field:
         type: of its value.
         required: whether there is no destination without it.
         help: one sentence.
+        is_document: whether it is a whole file, with line ends.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Field:
     type: FieldType = FieldType.TEXT
     required: bool = False
     help: str = ""
+    is_document: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,14 @@ KINDS: Final = (
         fields=(
             Field(name="project", label="Project", required=True),
             Field(name="log", label="Log"),
-            _secret("credentials", "Service account key", "The JSON file, whole."),
+            Field(
+                name="credentials",
+                label="Service account key",
+                type=FieldType.SECRET,
+                required=True,
+                help="The JSON file, whole.",
+                is_document=True,
+            ),
             Field(name="retention_days", label="Days the bucket keeps", type=FieldType.NUMBER),
         ),
         documentation="docs/destinations/google-cloud-logging.md",

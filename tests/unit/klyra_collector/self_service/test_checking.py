@@ -27,6 +27,11 @@ def google_key(**members: Any) -> str:
     return json.dumps(json.loads(google.ServiceAccount().key_file()) | {"token_uri": TOKENS} | members)
 
 
+def test_a_file_may_have_lines() -> None:
+    """A key file is given as it was downloaded."""
+    RULES.check(wish("google-cloud-logging", secrets={"credentials": json.dumps(json.loads(google_key()), indent=2)}))
+
+
 TOKENS = "https://oauth2.googleapis.com/token"
 WISHES: dict[str, dict[str, Any]] = {
     "splunk": {"endpoint": "https://http-inputs-acme.splunkcloud.com", "secrets": {"token": "t0ken"}},
@@ -106,6 +111,13 @@ def test_every_offered_option_is_one_of_the_module(kind) -> None:
         ("splunk", {"endpoint": "env:SPLUNK_URL"}, ENDPOINT, "host_not_allowed", "(none)"),
         ("splunk", {"endpoint": "https://a.splunkcloud.com:99999"}, ENDPOINT, "bad_destination", "is no URL"),
         ("splunk", {"endpoint": "https://a.splunkcloud.com/path"}, "options", "bad_destination", "endpoint"),
+        ("splunk", {"endpoint": "https://a.spl\nunkcloud.com"}, ENDPOINT, "bad_destination", "is no URL"),
+        ("splunk", {"endpoint": "https://a.splunkcloud.com\\.evil.example"}, ENDPOINT, "host_not_allowed", "evil"),
+        ("splunk", {"endpoint": "https://évil.splunkcloud.com"}, ENDPOINT, "bad_destination", "is no URL"),
+        ("splunk", {"secrets": {"token": "t\r\nX-Evil: 1"}}, "secrets", "bad_destination", "control characters"),
+        ("splunk", {"secrets": {"token": "t\nX-Evil: 1"}}, "secrets", "bad_destination", "control characters"),
+        ("splunk", {"secrets": {"token": "t" * 20_000}}, "secrets", "bad_destination", "too long"),
+        ("splunk", {"options": {"index": "i" * 20_000}}, "options", "bad_destination", "too long"),
         ("splunk", {"secrets": {}}, "secrets", "bad_destination", "needs token"),
         ("splunk", {"secrets": {"token": "env:HOME"}}, "secrets", "bad_destination", "refers to this server"),
         ("splunk", {"secrets": {"token": "file:/etc/passwd"}}, "secrets", "bad_destination", "refers to this server"),
