@@ -92,7 +92,7 @@ def test_everything_is_about_our_logs() -> None:
     assert {log["ddsource"] for log in received("datadog")} == {"klyra"}
     assert json_of("datadog", "pipeline.json")["filter"]["query"] == PATTERNS
     monitor, counts = json_of("datadog", "silence-monitor.json"), json_of("datadog", "deduplicate.json")
-    assert f'logs("{PATTERNS} @evt.name:heartbeat.sent")' in monitor["query"]
+    assert monitor["query"].startswith(f'logs("{PATTERNS} @evt.name:heartbeat.sent ')
     assert monitor["query"].endswith(f"< {monitor['options']['thresholds']['critical']}")
     assert counts["filter"]["query"] == PATTERNS
     assert counts["compute"][1]["metric"] == "@evt.id"

@@ -65,7 +65,10 @@ def test_sink_metric_and_policy_are_of_one_log() -> None:
     """The log that the destination writes to by itself, and the metric that the policy looks at."""
     sink, metric, policy = (json_of(NAME, f"{name}.json") for name in ("sink", "heartbeat-metric", "silence-policy"))
     assert sink["filter"] == 'log_id("klyra.com/audit")'
-    assert metric["filter"] == f'{sink["filter"]} AND jsonPayload.event_type="heartbeat.sent"'
+    assert (
+        metric["filter"]
+        == f'{sink["filter"]} AND labels.event_type="heartbeat.sent" AND NOT jsonPayload.metadata.purpose="test"'
+    )
     [condition] = policy["conditions"]
     absent = condition["conditionAbsent"]
     assert f'metric.type="logging.googleapis.com/user/{metric["name"]}"' in absent["filter"]

@@ -63,8 +63,3 @@ def test_repeats_are_left_out_by_the_entrys_id() -> None:
     """One of each."""
     assert text_of("sumo-logic", "deduplicate.sumo").splitlines()[-1] == "| dedup 1 by event_id"
     assert {line["id"] for line in received("sumo-logic")} == {line["audit"]["id"] for line in received("sumo-logic")}
-
-
-def test_silence_is_told_by_heartbeats() -> None:
-    """And by nothing that only has their name in it."""
-    assert 'where event_type = "heartbeat.sent"' in text_of("sumo-logic", "heartbeat.sumo")
