@@ -39,8 +39,6 @@ HOUR_US = 3600 * MICROSECONDS
 DAY_US = 24 * HOUR_US
 CHOSEN = "usr_chosen"
 
-_KINDS = "sbcoq"
-
 
 class Kill(NamedTuple):
     """The process ends.
@@ -179,13 +177,13 @@ class Story:
     plan: Plan
     now_us: int = MIDSUMMER_US
     book: list[Attempt] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)  # of the plan; some more are sealed after each kill
     in_flight: list[set[str]] = field(default_factory=list)  # at each kill
     dead: set[str] = field(default_factory=set)
 
     def run(self) -> Story:
         """Carry the plan out, to its end."""
-        self._seal(self.plan.records)
+        self.records = self._seal(self.plan.records)
         for position in self.plan.poisoned:
             self.vendor.spoil(self.records[position % len(self.records)].record_id)
         self.vendor.server.plan(*self.plan.faults)
@@ -221,12 +219,12 @@ class Story:
                     found.append(Expected(item.index, document["id"], document["organization_id"]))
         return found
 
-    def _seal(self, kinds: str) -> None:
+    def _seal(self, kinds: str) -> list[Record]:
         made = [_made(kind, MIDSUMMER_US) for kind in kinds]
         ledger = open_ledger(self.root, SetClock(MIDSUMMER_US))
         ledger.commit([submission(*made)])
         ledger.close()
-        self.records += [one for one in made if one.record_id] if not self.records else []
+        return made
 
     def _live(self, kill: Kill | None) -> None:
         """Have an engine, made of what is on disk, deliver until it is killed or all is done."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -134,6 +135,7 @@ class StrictHec:
     known_indexes: frozenset[str] = frozenset({"klyra_audit"})
     _servers: list[Indexer] = field(default_factory=list)
     _turn: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # a request may come while one is late
 
     def __post_init__(self) -> None:
         self._servers = [Indexer() for _ in range(self.indexers)]
@@ -148,8 +150,9 @@ class StrictHec:
             if request.method != "POST" or path not in EVENTS | {ACK}:
                 return Reply(404, b'{"text":"The requested URL was not found on this server.","code":404}')
             self._check_token(request)
-            channel = self._channel(request)
-            return with_cookie(self._take(request, self._servers[server], channel, path), cookie)
+            with self._lock:
+                channel = self._channel(request)
+                return with_cookie(self._take(request, self._servers[server], channel, path), cookie)
         except Refused as refused:
             return with_cookie(reply(refused.code, refused.number), cookie)
 

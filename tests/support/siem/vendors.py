@@ -73,42 +73,22 @@ def _splunk(made_of: DestinationOptions) -> Destination:
     return splunk.SplunkHec(made_of, splunk.HecSettings.read(made_of), NoTime())
 
 
-def _of_intake(kind: str, one: Intake, create: Callable[[DestinationOptions], Destination], **members: Any) -> Vendor:
-    return Vendor(
-        kind=kind,
-        server=one.server,
-        made_of=one.made_of,
-        create=create,
-        received=one.received,
-        spoil=one.poison.add,
-        **members,
-    )
-
-
-def _of_cloud(kind: str, one: Cloud, create: Callable[[DestinationOptions], Destination], **members: Any) -> Vendor:
-    return Vendor(
-        kind=kind,
-        server=one.server,
-        made_of=one.made_of,
-        create=create,
-        received=one.received,
-        spoil=one.spoil,
-        **members,
-    )
+def _of(kind: str, one: Intake | Cloud, create: Callable[[DestinationOptions], Destination], **members: Any) -> Vendor:
+    return Vendor(kind=kind, server=one.server, made_of=one.made_of, create=create, received=one.received, **members)
 
 
 @contextlib.contextmanager
 def splunk_vendor() -> Iterator[Vendor]:
     """Splunk."""
     with splunk_hec() as one:
-        yield _of_intake("splunk", one, _splunk, forget=one.service.indexed.clear)
+        yield _of("splunk", one, _splunk, spoil=one.poison.add, forget=one.service.indexed.clear)
 
 
 @contextlib.contextmanager
 def splunk_acknowledged_vendor() -> Iterator[Vendor]:
     """Splunk with indexer acknowledgement."""
     with splunk_acknowledged() as one:
-        yield _of_intake("splunk, acknowledged", one, _splunk, forget=one.service.indexed.clear)
+        yield _of("splunk, acknowledged", one, _splunk, spoil=one.poison.add, forget=one.service.indexed.clear)
 
 
 @contextlib.contextmanager
@@ -120,7 +100,9 @@ def datadog_vendor() -> Iterator[Vendor]:
         def set_clock(now_us: int) -> None:
             service.now = now_us / MICROSECONDS
 
-        yield _of_intake("datadog", one, datadog.create, forget=service.indexed.clear, set_clock=set_clock)
+        yield _of(
+            "datadog", one, datadog.create, spoil=one.poison.add, forget=service.indexed.clear, set_clock=set_clock
+        )
 
 
 @contextlib.contextmanager
@@ -128,7 +110,7 @@ def sumo_logic_vendor() -> Iterator[Vendor]:
     """Sumo Logic."""
     with sumo_logic_source() as one:
         path = one.made_of.endpoint.removeprefix(one.server.url)
-        yield _of_intake("sumo-logic", one, sumo_logic.create, forget=one.service.lines.clear, path=path)
+        yield _of("sumo-logic", one, sumo_logic.create, spoil=one.poison.add, forget=one.service.lines.clear, path=path)
 
 
 @contextlib.contextmanager
@@ -142,7 +124,7 @@ def cloudwatch_vendor() -> Iterator[Vendor]:
 
         stream = str(one.made_of.settings["log_stream"])
         create = cloudwatch.create
-        yield _of_cloud("cloudwatch", one, create, forget=lambda: strict.empty(stream), set_clock=set_clock)
+        yield _of("cloudwatch", one, create, spoil=one.spoil, forget=lambda: strict.empty(stream), set_clock=set_clock)
 
 
 @contextlib.contextmanager
@@ -154,14 +136,18 @@ def azure_vendor() -> Iterator[Vendor]:
         def set_clock(now_us: int) -> None:
             table.now = now_us / MICROSECONDS
 
-        yield _of_cloud("azure-monitor", one, azure_monitor.create, forget=table.rows.clear, set_clock=set_clock)
+        yield _of(
+            "azure-monitor", one, azure_monitor.create, spoil=one.spoil, forget=table.rows.clear, set_clock=set_clock
+        )
 
 
 @contextlib.contextmanager
 def google_vendor() -> Iterator[Vendor]:
     """Google Cloud Logging."""
     with alphabet() as one:
-        yield _of_cloud("google-cloud-logging", one, google_cloud_logging.create, forget=one.service.written.clear)
+        yield _of(
+            "google-cloud-logging", one, google_cloud_logging.create, spoil=one.spoil, forget=one.service.written.clear
+        )
 
 
 @contextlib.contextmanager
