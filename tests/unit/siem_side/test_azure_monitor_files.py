@@ -27,7 +27,7 @@ EVERY_SCHEMA = {  # "Advanced Security Information Model (ASIM) common fields": 
 }
 AUDIT_EVENT = {  # the mapping's fields, and those that are mandatory in the schema
     *("EventOriginalUid", "EventOriginalType", "Operation", "Object", "ObjectType", "ActorUserId", "ActorUsername"),
-    *("ActorUserType", "ActorScopeId", "SrcIpAddr", "AdditionalFields", "EventSeverity"),
+    *("ActorUserType", "ActorScopeId", "SrcIpAddr", "HttpUserAgent", "AdditionalFields", "EventSeverity"),
 }
 USER_MANAGEMENT = {"ActorUsername", "ActorUsernameType", "TargetUsername", "TargetUsernameType", "GroupName"}
 

@@ -14,6 +14,7 @@ from support.siem.shipped import FOLDER, all_members, json_of, text_of
 
 NAME = "google-cloud-logging"
 QUERIES = sorted((FOLDER / NAME).glob("*.sql"))
+CONDITIONS = ("conditionAbsent", "conditionThreshold")  # a metric that stops, and one that goes on with zeros
 OF_A_TABLE = {"insertId", "timestamp", "receiveTimestamp", "severity", "logName", "jsonPayload"}  # "BigQuery schema"
 
 
@@ -69,11 +70,12 @@ def test_sink_metric_and_policy_are_of_one_log() -> None:
         metric["filter"]
         == f'{sink["filter"]} AND labels.event_type="heartbeat.sent" AND NOT jsonPayload.metadata.purpose="test"'
     )
-    [condition] = policy["conditions"]
-    absent = condition["conditionAbsent"]
-    assert f'metric.type="logging.googleapis.com/user/{metric["name"]}"' in absent["filter"]
-    assert 'resource.type="global"' in absent["filter"]
-    assert absent["duration"] == "7200s"
+    absent, none = (one[kind] for one, kind in zip(policy["conditions"], CONDITIONS, strict=True))
+    for condition in (absent, none):
+        assert f'metric.type="logging.googleapis.com/user/{metric["name"]}"' in condition["filter"]
+        assert 'resource.type="global"' in condition["filter"]
+    assert (absent["duration"], none["aggregations"][0]["alignmentPeriod"]) == ("7200s", "7200s")
+    assert (none["comparison"], none["thresholdValue"]) == ("COMPARISON_LT", 1)
     assert sink["destination"].endswith("/projects/PROJECT/datasets/klyra_audit")
     assert sink["bigqueryOptions"] == {"usePartitionedTables": True}
 
