@@ -26,6 +26,7 @@ from klyra_collector.destination_status import DestinationMeter
 from klyra_collector.fanout.assembly import build_destination
 from klyra_collector.query.metrics import Followers, QueryMetrics
 from klyra_collector.seal.reader import LedgerReader
+from klyra_collector.store.elasticsearch import health
 from klyra_collector.store.lag import Lag
 from klyra_siem.cloud_requests import Redaction
 from support.delivering import Bench
@@ -131,12 +132,12 @@ def shown(command: list[str], folder: Path, data: Path) -> str:
 
 
 def measured(data: Path) -> str:
-    """Return what monitoring is told."""
+    """Return what monitoring is told: by the meter, in metrics, in the health documents of Elasticsearch."""
     with contextlib.closing(LedgerReader(DataDirectory(data).ledger)) as reader:
         meter = DestinationMeter(DataDirectory(data).cursors, ["back"], reader, lambda: MIDSUMMER_US)
         metrics = QueryMetrics()
         metrics.watch(Followers(store=lambda: Lag(0, 0.0), destinations=meter.measure))
-        return repr(meter.measure()) + metrics.render()[0].decode()
+        return repr((meter.measure(), health._destinations(meter.measure()))) + metrics.render()[0].decode()
 
 
 def files(data: Path) -> str:
