@@ -160,6 +160,12 @@ class StrictHec:
         """Return the ids of what can be found, in order of indexing, repeats included."""
         return [event["fields"]["event_id"] for event in self.indexed]
 
+    def forget(self) -> None:
+        """Take away everything, also what would be indexed later."""
+        with self._lock:
+            self.crash()
+            self.indexed.clear()
+
     def crash(self) -> None:
         """Lose what is not indexed yet."""
         self._servers = [Indexer() for _ in range(self.indexers)]

@@ -81,14 +81,14 @@ def _of(kind: str, one: Intake | Cloud, create: Callable[[DestinationOptions], D
 def splunk_vendor() -> Iterator[Vendor]:
     """Splunk."""
     with splunk_hec() as one:
-        yield _of("splunk", one, _splunk, spoil=one.poison.add, forget=one.service.indexed.clear)
+        yield _of("splunk", one, _splunk, spoil=one.poison.add, forget=one.service.forget)
 
 
 @contextlib.contextmanager
 def splunk_acknowledged_vendor() -> Iterator[Vendor]:
     """Splunk with indexer acknowledgement."""
     with splunk_acknowledged() as one:
-        yield _of("splunk, acknowledged", one, _splunk, spoil=one.poison.add, forget=one.service.indexed.clear)
+        yield _of("splunk, acknowledged", one, _splunk, spoil=one.poison.add, forget=one.service.forget)
 
 
 @contextlib.contextmanager
