@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 for library in LIBRARIES:
     pytest.importorskip(library, reason=f"for want of {library}")
 
-QUICK = 8  # examples of each vendor
+QUICK = 6  # examples of each vendor
 LONG = 300
 TIMEOUT = 0.4  # seconds, where answers may come too late
 

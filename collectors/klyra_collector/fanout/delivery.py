@@ -15,7 +15,6 @@ Every attempt reads its span from the ledger again: what has expired or was eras
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -29,6 +28,7 @@ from klyra_collector.destination_status import State
 from klyra_collector.fanout.batching import Gathering
 from klyra_collector.fanout.cursor import Cursor, Span
 from klyra_collector.fanout.fitting import Misfit
+from klyra_collector.fanout.mistakes import places_of
 from klyra_collector.fanout.redelivery import Redelivery
 from klyra_siem.outcome import Action, Outcome
 
@@ -411,10 +411,9 @@ class Delivery:
         except (KlyraError, OSError) as error:
             return self._halt(error.code if isinstance(error, KlyraError) else "disk", str(error))
         except Exception as error:  # noqa: BLE001 - a mistake of ours here must not end the store beside it
-            # Where, and not what it says: what a library says of a header or a URL may quote a secret.
-            places = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(error.__traceback__)]
-            _log.error("destination_failed", destination=self._terms.name, error=type(error).__name__, at=places)
-            return self._halt("internal", type(error).__name__)
+            name, places = type(error).__name__, places_of(error)
+            _log.error("destination_failed", destination=self._terms.name, error=name, at=places)
+            return self._halt("internal", name)
 
     def _halt(self, status: str, reason: str) -> float:
         """Try again rarely, from what is on disk: the store and other destinations go on in the same process."""

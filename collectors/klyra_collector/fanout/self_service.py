@@ -17,6 +17,7 @@ import structlog
 
 from klyra_audit.errors import KlyraError, RetryLater
 from klyra_collector.destination_settings import DestinationSettings
+from klyra_collector.fanout.mistakes import places_of
 from klyra_collector.fanout.orders import Pause
 from klyra_collector.fanout.trial import send_test_event
 from klyra_collector.self_service_settings import PREFIX as SELF_SERVICE
@@ -112,8 +113,9 @@ class SelfService:
                 self.look()
             except KlyraError as error:
                 _log.warning("self_service_waits", code=error.code, reason=str(error))
-            except Exception:  # noqa: BLE001 - a mistake of ours here must not end what organizations have set up
-                _log.exception("self_service_failed")
+            except Exception as error:  # noqa: BLE001 - a mistake of ours must not end what organizations have set up
+                name, places = type(error).__name__, places_of(error)
+                _log.error("self_service_failed", error=name, at=places)
             stop.wait(look_seconds)
         self.close()
 
@@ -254,6 +256,10 @@ class SelfService:
         except KlyraError as error:
             reason = str(error.args[0])
             answer = {"outcome": "refused", "status": error.code, "answer": reason, "event_id": entry_id}
+        except Exception as error:  # noqa: BLE001 - a mistake of ours; what it says may quote a secret
+            name = type(error).__name__
+            _log.error("trial_failed", destination=stored.destination_id, error=name, at=places_of(error))
+            answer = {"outcome": "refused", "status": "internal", "answer": name, "event_id": entry_id}
         try:
             self._registered.answer_trial(trial_id, answer)
         except RetryLater as error:
