@@ -142,6 +142,9 @@ class SelfService:
                 self._have(stored)
             except (KlyraError, OSError) as error:  # one whose files are in a bad way must not keep others from running
                 _log.warning("destination_not_run", destination=stored.destination_id, reason=str(error))
+            except Exception as error:  # noqa: BLE001 - nor a mistake of ours; what it says may quote a secret
+                name, places = type(error).__name__, places_of(error)
+                _log.error("destination_not_run", destination=stored.destination_id, reason=name, at=places)
         self._report(wanted)
         for trial_id, destination_id in self._registered.pending_trials():
             self._begin_trial(trial_id, wanted.get(destination_id))

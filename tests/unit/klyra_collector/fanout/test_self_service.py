@@ -354,6 +354,18 @@ def test_a_trial_of_what_cannot_be_made_says_why(registry, workshop, runner) -> 
     assert (told["outcome"], told["status"], told["answer"]) == ("refused", "secret_unreadable", "It cannot be opened.")
 
 
+def test_a_mistake_of_ours_in_a_trial_is_answered_without_its_words(registry, workshop, runner) -> None:
+    """They might quote a secret; and the next trial is carried out."""
+    create(registry)
+    workshop.errors[FIRST] = ValueError("the token s3cret is odd")
+    trials = [registry.destinations.request_trial(OURS, FIRST) for _ in range(self_service.MOST_TRIALS + 1)]
+    with capture_logs() as logs:
+        await_that(lambda: runner.look() or all(map(registry.destinations.trial_answer, trials)))
+    told = registry.destinations.trial_answer(trials[0])
+    assert (told["outcome"], told["status"], told["answer"]) == ("refused", "internal", "ValueError")
+    assert "s3cret" not in str(logs) + str(told)
+
+
 def test_a_registry_that_is_away_stops_nothing(registry, workshop, runner, monkeypatch) -> None:
     """What runs goes on; the registry is looked at again."""
     create(registry)
