@@ -27,7 +27,7 @@ fix: environment ## apply what the style check can mend by itself
 	@$(PYTHON) -m ruff format .
 
 bench: environment ## measure; prints one table
-	@$(PYTHON) tests/bench/run.py $(ARGS)
+	@PYTHONPATH=tests $(PYTHON) -m bench.run $(ARGS)
 
 peers: ## fetch the pinned programs of others that some tests run against
 	@tools/peers.sh

@@ -23,6 +23,7 @@ from klyra_collector.receive.ingest import MAX_INFLIGHT_BYTES
 from klyra_collector.seal.recent import LEAST_DAYS
 from klyra_collector.seal.sealer import MAX_WAITING_BYTES, MAX_WAITING_SECONDS
 from klyra_collector.secret_reference import is_reference
+from klyra_collector.self_service_settings import SelfServiceSettings
 
 DEFAULT_FILE = Path("klyra-audit.toml")
 DEFAULT_DATA = Path("klyra-data")
@@ -445,6 +446,7 @@ class Settings(BaseSettings):
     witness: WitnessSettings = WitnessSettings()
     signing_processor: tuple[SigningProcessorSettings, ...] = ()
     destination: tuple[DestinationSettings, ...] = ()
+    self_service: SelfServiceSettings = SelfServiceSettings()
     mapping: MappingSettings = MappingSettings()
     confirm_clock: bool = Field(default=False, description="an operator vouches for the clock at this start")
     catalog: Path | None = Field(None, description="a catalog file of your own event types")

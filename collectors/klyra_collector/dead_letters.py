@@ -6,14 +6,15 @@ ends, and is sent again from there. So nothing is kept here for longer, and an e
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from klyra_collector.durable_lines import append_lines
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from klyra_collector.seal.durable import Disk
@@ -67,14 +68,11 @@ class DeadLetters:
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """Write some down; durable when this returns."""
-        descriptor, created = self._disk.open_append(self._path)
-        try:
-            content = b"".join(orjson.dumps(asdict(letter)) + b"\n" for letter in letters)
-            # What a crash broke off ends with this newline.
-            self._disk.append(descriptor, content if os.fstat(descriptor).st_size == 0 else b"\n" + content)
-            self._disk.sync([descriptor])
-        finally:
-            self._disk.close_file(descriptor)
-        if created:
-            self._disk.sync_directory(self._path.parent)
+        append_lines(self._disk, self._path, [orjson.dumps(asdict(letter)) for letter in letters])
         self._known |= {(letter.origin, letter.index) for letter in letters}
+
+    def remove(self, places: Collection[tuple[str, int]]) -> None:
+        """Take letters out whose entries were taken after all, or are gone; durable when this returns."""
+        left = [letter for letter in self.read() if (letter.origin, letter.index) not in places]
+        self._disk.replace(self._path, b"".join(orjson.dumps(asdict(letter)) + b"\n" for letter in left))
+        self._known -= set(places)

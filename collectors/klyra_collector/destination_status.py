@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from klyra_audit import timestamps
+from klyra_collector.self_service_settings import PREFIX as SELF_SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from klyra_collector.seal.reader import LedgerReader
 
 SUFFIX: Final = ".status.json"
+
+
+class Circuit(StrEnum):
+    """Whether batches are sent to a destination."""
+
+    CLOSED = "closed"  # as many as may be
+    OPEN = "open"  # none
+    HALF_OPEN = "half_open"  # one, to see
 
 
 class State(StrEnum):
@@ -40,6 +49,7 @@ class DestinationStatus:
     Attributes:
         name, kind, endpoint: as configured.
         state, since_us: what it does, and since when.
+        circuit: whether batches are sent.
         origin, index: the next record to look at; "" and 0 before the first.
         entries, batches: delivered since the process started.
         retried, warned: attempts that failed, and answers that carried a warning, since then.
@@ -47,6 +57,8 @@ class DestinationStatus:
         dead_letters: all that are on file.
         succeeded_us: when the destination confirmed last.
         error, error_us: what went wrong last, and when.
+        window_seconds: how old an entry may be for the destination to take it under its own time; 0 for any age.
+        waiting_us: time of the oldest entry that was tried and not yet taken; 0 for none.
         written_us: when this was written.
         lag_entries, lag_seconds: filled in by whoever reads it.
     """
@@ -56,6 +68,7 @@ class DestinationStatus:
     endpoint: str
     state: State = State.DELIVERING
     since_us: int = 0
+    circuit: Circuit = Circuit.CLOSED
     origin: str = ""
     index: int = 0
     entries: int = 0
@@ -67,9 +80,22 @@ class DestinationStatus:
     succeeded_us: int = 0
     error: str = ""
     error_us: int = 0
+    window_seconds: int = 0
+    waiting_us: int = 0
     written_us: int = 0
     lag_entries: int = 0
     lag_seconds: float = 0.0
+
+    def window_left(self, now_us: int) -> float | None:
+        """Return the seconds until the oldest entry that waits is too old for the destination; None if none can be."""
+        if not self.window_seconds or not self.waiting_us:
+            return None
+        return self.window_seconds - (now_us - self.waiting_us) / timestamps.MICROSECONDS
+
+    def is_window_closing(self, now_us: int) -> bool:
+        """Say whether less than a quarter of the window is left, or none."""
+        left = self.window_left(now_us)
+        return left is not None and left < self.window_seconds / 4
 
 
 def write_status(cursors: Path, status: DestinationStatus) -> None:
@@ -86,7 +112,8 @@ def read_statuses(cursors: Path) -> list[DestinationStatus]:
     for path in sorted(cursors.glob(f"*{SUFFIX}")):
         try:
             members = orjson.loads(path.read_bytes())
-            found.append(DestinationStatus(**{**members, "state": State(members["state"])}))
+            words = {"state": State(members["state"]), "circuit": Circuit(members["circuit"])}
+            found.append(DestinationStatus(**members | words))
         except (OSError, ValueError, TypeError, KeyError):
             continue
     return found
@@ -99,7 +126,8 @@ class DestinationMeter:
         """Prepare to measure.
 
         Args:
-            names: the destinations that are configured; what former ones left behind is not measured.
+            names: the destinations that are configured; what former ones left behind is not measured. Those that
+                organizations have set up are measured besides: when one is deleted its files are, too.
             cursors: the folder of status files.
             reader: of the ledger; nobody else uses it.
             clock: present time in microseconds since 1970.
@@ -113,7 +141,10 @@ class DestinationMeter:
     def measure(self) -> list[DestinationStatus]:
         """Return every destination's status with its lag as it is now; `LedgerDamaged` if the ledger is unreadable."""
         with self._lock:
-            return [self._measured(status) for status in read_statuses(self._cursors) if status.name in self._names]
+            return [self._measured(status) for status in read_statuses(self._cursors) if self._is_measured(status.name)]
+
+    def _is_measured(self, name: str) -> bool:
+        return name in self._names or name.startswith(SELF_SERVICE)
 
     def _measured(self, status: DestinationStatus) -> DestinationStatus:
         origins = self._reader.origins()

@@ -97,6 +97,42 @@ export class Api extends EventTarget {
     return this.#request("audit-logs/export", { method: "POST", signal, ...jsonBody(query) });
   }
 
+  /** @returns {Promise<object[]>} the organization's destinations, and how they are doing */
+  async destinations() {
+    return (await this.#json("destinations")).data;
+  }
+
+  /** @returns {Promise<object[]>} the kinds of destinations that are offered, and what each asks for */
+  async destinationKinds() {
+    return (await this.#json("destination-kinds")).data;
+  }
+
+  /** @param {object} wish name, kind, endpoint, options, secrets … */
+  createDestination(wish) {
+    return this.#json("destinations", { method: "POST", ...jsonBody(wish) });
+  }
+
+  /**
+   * @param {string} id
+   * @param {object} change what is to be another than it is
+   */
+  changeDestination(id, change) {
+    return this.#json(`destinations/${encodeURIComponent(id)}`, { method: "PATCH", ...jsonBody(change) });
+  }
+
+  /** @param {string} id */
+  async deleteDestination(id) {
+    await this.#request(`destinations/${encodeURIComponent(id)}`, { method: "DELETE" });
+  }
+
+  /**
+   * @param {string} id
+   * @returns {Promise<{outcome: string, status: string, answer: string, event_id: string}>} what the vendor said
+   */
+  tryDestination(id) {
+    return this.#json(`destinations/${encodeURIComponent(id)}/test`, { method: "POST" });
+  }
+
   async #signIn(init) {
     return this.#json("sessions", { method: "POST", ...init }, { signingIn: true });
   }

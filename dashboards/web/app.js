@@ -1,4 +1,5 @@
 import { Api } from "./api.js";
+import { Destinations } from "./destinations.js";
 import { EntryDetails } from "./details.js";
 import { EntryTable } from "./table.js";
 import { ExportDialog } from "./export.js";
@@ -136,5 +137,6 @@ customElements.define("klyra-histogram", Histogram);
 customElements.define("klyra-entry-table", EntryTable);
 customElements.define("klyra-entry-details", EntryDetails);
 customElements.define("klyra-export-dialog", ExportDialog);
+customElements.define("klyra-destinations", Destinations);
 customElements.define("klyra-viewer", Viewer);
 customElements.define("klyra-audit-log", AuditLog);

@@ -24,6 +24,7 @@ export class Viewer extends HTMLElement {
   #table = document.createElement("klyra-entry-table");
   #details = document.createElement("klyra-entry-details");
   #export = document.createElement("klyra-export-dialog");
+  #destinations = document.createElement("klyra-destinations");
   #said = element("p", { role: "status", class: "result-summary" });
   #warnings = element("ul", { class: "warnings", "aria-live": "polite" });
   #message = element("div");
@@ -48,6 +49,7 @@ export class Viewer extends HTMLElement {
     this.#table.build(eventTypes);
     this.#details.build(eventTypes);
     this.#export.build(api, session, plan);
+    this.#destinations.build(api, plan);
     this.#listen();
     this.replaceChildren(
       this.#header(session, plan),
@@ -56,7 +58,8 @@ export class Viewer extends HTMLElement {
       element("main", { class: "results" },
         element("div", { class: "entries" }, this.#histogram, this.#warnings, this.#message, this.#table),
         this.#details),
-      this.#export);
+      this.#export,
+      this.#destinations);
   }
 
   connectedCallback() {
@@ -86,6 +89,7 @@ export class Viewer extends HTMLElement {
         `${display(plan.plan)} · kept ${counted(plan.retention_days, "day", "days")}`),
       witnessBadge(plan.witnessed_at),
       element("span", { class: "signed-in", title: "Signed in as" }, display(session.actor.name ?? session.actor.id)),
+      session.scopes.includes("admin") ? button("Destinations…", () => this.#destinations.open(), { class: "quiet" }) : null,
       button("Sign out", () => this.dispatchEvent(new Event("sign-out")), { class: "quiet" }));
   }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,8 @@ class SealedEntry:
         origin, index: where its leaf stands.
         leaf: its 112 bytes.
         ingest_us: when it was sealed, microseconds since 1970.
+        filed_ns: what a vendor's own time field is to say, nanoseconds since 1970: the event's time, or that of the
+            first attempt where the vendor would not take the event's. The document always says the event's own.
         document: the event document, without what was erased.
         encoded: its canonical bytes.
         body: sections, salts and commitments; erased sections are absent, their salts zeros.
@@ -42,6 +44,7 @@ class SealedEntry:
     index: int
     leaf: bytes
     ingest_us: int
+    filed_ns: int
     document: JsonObject
     encoded: bytes
     body: BodyFrame
@@ -65,10 +68,20 @@ class Limits:
     Attributes:
         entries: at most.
         encoded_bytes: at most, before compression; an entry that is longer by itself goes alone.
+        entry_bytes: of one entry, by `measure`; a longer one is never taken, or would be cut.
+        span_seconds: between the first and the last `filed_ns` of a request.
+        oldest_seconds: how long before now an entry's `filed_ns` may be; an older one is refused, lost or restamped.
+        newest_seconds: how long after now.
+
+    None is no such limit.
     """
 
     entries: int
     encoded_bytes: int
+    entry_bytes: int | None = None
+    span_seconds: int | None = None
+    oldest_seconds: int | None = None
+    newest_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,24 @@ class Payload:
 
     content: bytes
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class RecordFormat(Protocol):
+    """How an entry is written for a destination. The same entry gives the same bytes; any thread may use it."""
+
+    @property
+    def name(self) -> str:
+        """As configured, such as `native` or `ocsf-1.1.0`."""
+        ...
+
+    @property
+    def content(self) -> Literal["json", "text"]:
+        """Whether a record is one JSON object, or one line of text."""
+        ...
+
+    def encode(self, entry: SealedEntry) -> bytes:
+        """Return the record, UTF-8 without a line end."""
+        ...
 
 
 class Destination(Protocol):
@@ -140,13 +171,17 @@ class DestinationOptions:
         tls: for endpoints that use it.
         key: signs each record; None signs none.
         software: name and version, for `User-Agent`.
+        record: how entries are written.
+        settings: of this kind alone, `[destination.options]`; what was given by reference is a secret.
     """
 
     name: str
-    endpoint: str
-    headers: Mapping[str, str]
+    endpoint: str = field(repr=False)  # this one, headers and settings may be secrets
+    headers: Mapping[str, str] = field(repr=False)
     compression: str
     timeout_seconds: float
     tls: TlsOptions
     key: RecordKey | None
     software: str
+    record: RecordFormat
+    settings: Mapping[str, str | int | bool] = field(default_factory=lambda: MappingProxyType({}), repr=False)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import gzip
 import time
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-import httpx
 import orjson
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from klyra_siem import otlp_records
+from klyra_siem.cloud_requests import GZIP, CloudRequests, Redaction
 from klyra_siem.destination import Limits, Payload
 from klyra_siem.errors import BadDestination
-from klyra_siem.outcome import Action, Outcome, of_http, of_lost_connection, shortened
-from klyra_siem.tls import client_context
+from klyra_siem.outcome import Action, Outcome, of_http, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import httpx
 
     from klyra_siem.destination import Destination, DestinationOptions, SealedEntry
 
 # Collectors of version 0.x take 20 MiB over HTTP and 4 MiB over gRPC unless they are told otherwise.
 LIMITS: Final = Limits(entries=512, encoded_bytes=3_500_000)
-GZIP: Final = "gzip"
 
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
@@ -53,12 +53,8 @@ class OtlpHttp:
 
     def __init__(self, options: DestinationOptions) -> None:
         self._options = options
-        self._client = httpx.Client(
-            headers={**options.headers, "User-Agent": options.software},
-            timeout=options.timeout_seconds,
-            verify=client_context(options) if options.endpoint.startswith("https:") else False,
-            follow_redirects=False,
-        )
+        self._redaction = redaction_of(options)
+        self._requests = CloudRequests(options, self._redaction)
 
     @property
     def limits(self) -> Limits:
@@ -80,13 +76,13 @@ class OtlpHttp:
 
     def send(self, payload: Payload) -> Outcome:
         """See `Destination`."""
-        try:
-            answer = self._client.post(self._options.endpoint, content=payload.content, headers=dict(payload.headers))
-        except httpx.HTTPError as error:
-            return of_lost_connection(error)
-        if not answer.is_success:
-            return of_http(answer.status_code, answer.headers, _message(answer), time.time())
-        return _of_success(answer)
+        answer = self._requests.post(self._options.endpoint, payload.content, payload.headers)
+        if isinstance(answer, Outcome):
+            return answer
+        if answer.is_success:
+            return self._redaction.cleaned(_of_success(answer))
+        reason = self._redaction.clean(_message(answer))
+        return of_http(answer.status_code, answer.headers, reason, time.time())
 
     def probe(self) -> Outcome:
         """See `Destination`: an empty request is answered like any other (OTLP specification)."""
@@ -94,7 +90,14 @@ class OtlpHttp:
 
     def close(self) -> None:
         """See `Destination`."""
-        self._client.close()
+        self._requests.close()
+
+
+def redaction_of(options: DestinationOptions) -> Redaction:
+    """Return what nobody may see of an endpoint: a user, a password, a query; and of its headers, their values."""
+    address = urlsplit(options.endpoint)
+    values = [value for _, value in parse_qsl(address.query)]
+    return Redaction((address.username, address.password, address.query, *values, *options.headers.values()))
 
 
 def of_response(response: ExportLogsServiceResponse, status: str) -> Outcome:

@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from klyra_siem import otlp_records
+from klyra_siem.cloud_requests import GZIP
 from klyra_siem.destination import Payload
 from klyra_siem.errors import MissingExtra
-from klyra_siem.otlp import GZIP, LIMITS, of_response
-from klyra_siem.outcome import Outcome, of_grpc
+from klyra_siem.otlp import LIMITS, of_response, redaction_of
+from klyra_siem.outcome import Action, Outcome, of_grpc
 from klyra_siem.tls import unusable_files
 
 try:
@@ -50,6 +51,7 @@ class OtlpGrpc:
         self._options = options
         self._compression = grpc.Compression.Gzip if options.compression == GZIP else grpc.Compression.NoCompression
         self._metadata = tuple((name.lower(), value) for name, value in options.headers.items())
+        self._redaction = redaction_of(options)
         self._channel = _channel(options)
         self._export = self._channel.unary_unary(
             EXPORT,
@@ -72,6 +74,9 @@ class OtlpGrpc:
 
     def send(self, payload: Payload) -> Outcome:
         """See `Destination`."""
+        if not all(value.isascii() and value.isprintable() for _, value in self._metadata):
+            # A token with a line break in it: the library would say INTERNAL, as if it passed, and quote it.
+            return Outcome(action=Action.PAUSE, status="bad_header", reason="a header cannot be sent as it is")
         try:
             response = self._export(
                 payload.content,
@@ -80,8 +85,8 @@ class OtlpGrpc:
                 compression=self._compression,
             )
         except grpc.RpcError as error:
-            return _outcome(error)
-        return of_response(response, "OK")
+            return self._redaction.cleaned(_outcome(error))
+        return self._redaction.cleaned(of_response(response, "OK"))
 
     def probe(self) -> Outcome:
         """See `Destination`: an empty request is answered like any other (OTLP specification)."""

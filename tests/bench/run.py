@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from bench.destinations import to_destinations
 from bench.elasticsearch import into_elasticsearch
 from bench.emitting import emitting
 from bench.published import published
+from bench.side_by_side import all_at_once, one_is_down
 from klyra_audit import ids
 from klyra_audit.mapping.table import MappingTable
 from klyra_audit.timestamps import day_of
@@ -63,6 +62,8 @@ def main() -> None:
     parser.add_argument("--emitted", type=int, default=20_000, help="events to emit each way (default 20000)")
     parser.add_argument("--published", type=int, default=1_000_000, help="leaves to prove from (default 1000000)")
     parser.add_argument("--stored", type=int, default=100_000, help="events to Elasticsearch (default 100000)")
+    parser.add_argument("--delivered", type=int, default=20_480, help="events to each destination (default 20480)")
+    parser.add_argument("--rate", type=int, default=5_000, help="events/s to all destinations (default 5000)")
     options = parser.parse_args()
     say(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     say(f"load average before: {os.getloadavg()[0]:.1f} (figures of a busy machine are worse)")
@@ -76,6 +77,12 @@ def main() -> None:
         follower_and_page(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         into_elasticsearch(Path(folder), options.stored, say)
+    with tempfile.TemporaryDirectory() as folder:
+        to_destinations(Path(folder) / "data", options.delivered, say)
+    with tempfile.TemporaryDirectory() as folder:
+        all_at_once(Path(folder) / "data", options.rate, 10, say)
+    with tempfile.TemporaryDirectory() as folder:
+        one_is_down(Path(folder) / "data", options.stored, say)
     with tempfile.TemporaryDirectory() as folder:
         verification(Path(folder))
     with tempfile.TemporaryDirectory() as folder:

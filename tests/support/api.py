@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pytest
     from starlette.types import ASGIApp
 
+    from klyra_collector.query.destinations import DestinationRules
     from klyra_collector.query.services import PublicLog
 
 OTHER = "org_other"
@@ -112,6 +113,7 @@ def running_api(
     *,
     ledger: Any = None,
     public_log: PublicLog | None = None,
+    destinations: DestinationRules | None = None,
 ) -> Iterator[Api]:
     """Run the API until the block ends, with the organizations Acme (startup) and Other (enterprise).
 
@@ -134,6 +136,7 @@ def running_api(
         followers=Followers(LagMeter(ledger, store, clock).measure),
         public_log=public_log,
         quarantine=Quarantine(store, lambda origin, index, _: ledger.kept.get((origin, index)), patience_seconds=0.3),
+        destinations=destinations,
     )
     try:
         with serving(app) as url:

@@ -59,6 +59,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "siem_destination.created": {"kind": "splunk", "payload": "ocsf"},
     "siem_destination.updated": {"kind": "splunk", "payload": "ocsf"},
     "siem_destination.deleted": {"kind": "splunk"},
+    "heartbeat.sent": {"purpose": "alive", "kind": "splunk", "interval_seconds": 3600},
     "retention.changed": {"plan": "business", "policy": "business", "retention_days": 90},
     "legal_hold.placed": {"selection": {}, "reason": "a case"},
     "legal_hold.released": {"selection": {}, "reason": "the case is closed"},

@@ -34,16 +34,19 @@ STAGES = {
     "store": {"seal", "registry"},
     "publish": {"seal", "store", "registry"},
     "witness": {"seal", "publish", "registry"},
-    "fanout": {"seal", "store", "registry"},
-    "query": {"seal", "store", "registry", "publish", "verify"},
+    "self_service": {"registry", "seal"},
+    "fanout": {"seal", "store", "registry", "self_service"},
+    "query": {"seal", "store", "registry", "publish", "verify", "self_service"},
+    "reconcile": {"fanout"},
     "rebuild": {"verify", "seal"},
     "supervise": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
+        "self_service",
     },
     "demo": {"registry", "supervise"},
     "cli": {
         *("verify", "registry", "validate", "seal", "receive", "store", "publish", "witness", "fanout", "query"),
-        *("rebuild", "supervise", "demo"),
+        *("self_service", "reconcile", "rebuild", "supervise", "demo"),
     },
 }
 VERIFY_MAY_IMPORT = {"klyra_audit.format", "klyra_collector.verify", "cryptography", "orjson"}

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from klyra_audit.errors import KlyraError
+from klyra_collector.cli import (
+    destination_orders,
+    destination_receipts,
+    destination_reconcile,
+    destination_self_service,
+)
 from klyra_collector.cli.administration import (
     COULD_NOT,
     DEFAULT_DATA,
@@ -28,6 +34,7 @@ from klyra_collector.dead_letters import DeadLetters
 from klyra_collector.destination_status import DestinationMeter, State
 from klyra_collector.fanout.assembly import build_destination, signing_key
 from klyra_collector.fanout.signing import KEY_FILE, public_pem, verifier_key
+from klyra_collector.fanout.trial import send_test_event
 from klyra_collector.seal.clock import SystemClock
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.identity import open_key_files
@@ -49,7 +56,7 @@ _ALARMS = frozenset({State.PAUSED.value, State.HALTED.value})
 
 app = typer.Typer(
     name="destination",
-    help="See how copies to destinations are doing, and try a destination.",
+    help="Set destinations up, try them, see how copies are doing, and mend what is wrong.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -57,7 +64,13 @@ app = typer.Typer(
 
 @app.command("list")
 def list_destinations(
-    *, as_json: JsonOption = False, config: ConfigOption = None, data: DataOption = DEFAULT_DATA
+    *,
+    organization_id: Annotated[
+        str | None, typer.Option("--org", metavar="ORG_ID", help="Those that an organization has set up instead.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Show every configured destination: what it does, how far behind it is, what it refused.
 
@@ -65,6 +78,9 @@ def list_destinations(
 
     Example: klyra-audit destination list --json
     """
+    if organization_id is not None:
+        destination_self_service.list_of(organization_id, data, as_json=as_json)
+        return
     with _explained():
         settings = Settings.load(config, data=data)
         rows = _rows(settings)
@@ -75,7 +91,7 @@ def list_destinations(
         _answer_rows(rows)
         if vkey is not None:
             answer(f"\nsigning key  {vkey}")
-    if any(row["state"] in _ALARMS for row in rows):
+    if any(row["state"] in _ALARMS or row.get("window_is_closing") for row in rows):
         raise typer.Exit(FOUND_WRONG)
 
 
@@ -83,25 +99,31 @@ def list_destinations(
 def try_destination(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As configured.")],
     *,
+    probe: Annotated[bool, typer.Option("--probe", help="Ask for an answer only; deliver nothing.")] = False,
     config: ConfigOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
-    """Ask a destination for an answer without delivering anything: address, certificates, credentials.
+    """Send a test event to a destination, and show what it says: address, certificates, credentials, index.
 
-    Exit 0 if it would take entries, 1 if it refuses us, 2 if it does not answer.
+    The event is of type heartbeat.sent with the purpose test, and of no ledger. Exit 0 if it was taken, 1 if it is
+    refused, 2 if there is no answer.
 
-    Example: klyra-audit destination test back
+    Example: klyra-audit destination test splunk
     """
     with _explained(), contextlib.closing(Disk()) as disk:
         settings = Settings.load(config, data=data)
         one = _configured(settings, name)
         key = signing_key((one,), settings.data_directory, settings.ledger.key_passphrase, disk)
         with contextlib.closing(build_destination(one, key)) as destination:
-            outcome = destination.probe()
-    answer(_verdict(one, outcome))
+            if probe:
+                outcome, taken = destination.probe(), "it would take entries"
+            else:
+                entry_id, outcome = send_test_event(destination, name, SystemClock().wall_us())
+                taken = f"it has taken the test event {entry_id}"
+    answer(_verdict(one, outcome, taken))
     if outcome.action is Action.RETRY:
         raise typer.Exit(COULD_NOT)
-    if outcome.action is not Action.DELIVERED:
+    if outcome.action is not Action.DELIVERED or outcome.refused:
         raise typer.Exit(FOUND_WRONG)
 
 
@@ -187,6 +209,7 @@ def _row(one: DestinationSettings, status: DestinationStatus | None) -> dict[str
         return row
     times = {name: time_text(getattr(status, f"{name}_us") or None) for name in ("since", "succeeded", "error")}
     members = {name: value for name, value in asdict(status).items() if not name.endswith("_us")}
+    now = SystemClock().wall_us()
     return {
         **members,
         **row,
@@ -194,6 +217,8 @@ def _row(one: DestinationSettings, status: DestinationStatus | None) -> dict[str
         "since": times["since"],
         "succeeded_at": times["succeeded"],
         "error_at": times["error"],
+        "window_left_seconds": status.window_left(now),
+        "window_is_closing": status.is_window_closing(now),
     }
 
 
@@ -218,6 +243,9 @@ def _answer_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row.get("error"):
             answer(f"{row['name']}: last error {row['error_at']}: {row['error']}")
+        if row.get("window_is_closing"):
+            hours = row["window_left_seconds"] / 3600
+            answer(f"{row['name']}: in {hours:.1f} h what waits is too old for it (destination.when_too_old)")
 
 
 def _vkey(settings: Settings) -> str | None:
@@ -229,10 +257,19 @@ def _vkey(settings: Settings) -> str | None:
         return verifier_key(open_key_files(directory, disk, settings.ledger.key_passphrase))
 
 
-def _verdict(one: DestinationSettings, outcome: Outcome) -> str:
-    if outcome.action is Action.DELIVERED:
-        return f"{one.name} answers: it would take entries."
+def _verdict(one: DestinationSettings, outcome: Outcome, taken: str) -> str:
     said = f"{outcome.status} {outcome.reason}".strip()
+    if outcome.action is Action.DELIVERED and not outcome.refused:
+        return f"{one.name} answers {said}: {taken}."
     if outcome.action is Action.RETRY:
         return f"{one.name} cannot take entries now: {said}"
-    return f"{one.name} refuses us: {said}"
+    if outcome.action is Action.PAUSE:
+        return f"{one.name} refuses us: {said}"
+    return f"{one.name} refuses the event: {said}"
+
+
+# What other files add stands behind the commands of this one in --help.
+destination_self_service.add_to(app)
+destination_orders.add_to(app)
+destination_receipts.add_to(app)
+destination_reconcile.add_to(app)

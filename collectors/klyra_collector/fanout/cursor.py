@@ -14,6 +14,7 @@ import orjson
 from klyra_audit.errors import Halted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from klyra_collector.seal.durable import Disk
@@ -30,10 +31,17 @@ class CursorDamaged(Halted):
 
 
 class Span(NamedTuple):
-    """Consecutive records of one shard: the first index, and the one behind the last."""
+    """Consecutive records of one shard.
+
+    Attributes:
+        start, end: the first index, and the one behind the last.
+        begun_us: when its delivery was begun, microseconds since 1970; the same on every attempt, so that the same
+            bytes go again.
+    """
 
     start: int
     end: int
+    begun_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +58,40 @@ class Cursor:
     index: int
     pending: tuple[Span, ...] = ()
 
+    @property
+    def tail(self) -> int:
+        """The index behind the last batch under way: where the next one begins."""
+        return self.pending[-1].end if self.pending else self.index
+
     def moved(self, end: int) -> Cursor:
         """Return the cursor behind records that were looked at, with nothing under way."""
         return Cursor(self.origin, end)
 
     def begun(self, span: Span) -> Cursor:
-        """Return the cursor with a batch under way."""
-        return Cursor(self.origin, span.start, (span,))
+        """Return the cursor with one more batch under way, which begins at `tail`."""
+        return Cursor(self.origin, self.index, (*self.pending, span))
 
-    def completed(self) -> Cursor:
-        """Return the cursor after the first batch under way was confirmed."""
-        done, *rest = self.pending
-        return Cursor(self.origin, done.end, tuple(rest))
+    def completed(self, starts: Collection[int]) -> Cursor:
+        """Return the cursor behind those first batches under way that were confirmed, named by their starts.
 
-    def bisected(self, middle: int) -> Cursor:
-        """Return the cursor with the first batch under way in two parts, the second beginning at `middle`."""
-        first, *rest = self.pending
-        return Cursor(self.origin, self.index, (Span(first.start, middle), Span(middle, first.end), *rest))
+        A batch that was confirmed before an earlier one stays under way: the cursor never passes what is not confirmed.
+        """
+        index, pending = self.index, list(self.pending)
+        while pending and pending[0].start in starts:
+            index = pending.pop(0).end
+        return Cursor(self.origin, index, tuple(pending))
+
+    def bisected(self, start: int, middle: int) -> Cursor:
+        """Return the cursor with the batch that begins at `start` in two parts, the second beginning at `middle`."""
+        return self._replaced(start, lambda span: (span._replace(end=middle), span._replace(start=middle)))
+
+    def begun_again(self, start: int, begun_us: int) -> Cursor:
+        """Return the cursor with the batch that begins at `start` as if it was begun now."""
+        return self._replaced(start, lambda span: (span._replace(begun_us=begun_us),))
+
+    def _replaced(self, start: int, change: Callable[[Span], tuple[Span, ...]]) -> Cursor:
+        parts = (change(span) if span.start == start else (span,) for span in self.pending)
+        return Cursor(self.origin, self.index, tuple(span for part in parts for span in part))
 
 
 class CursorFile:
@@ -111,7 +136,7 @@ def _parse(content: bytes) -> Cursor:
     pending = tuple(Span(*span) for span in members["pending"])
     expected = index
     for span in pending:
-        if type(span.end) is not int or span.start != expected or span.end <= span.start:
+        if not all(type(part) is int for part in span) or span.start != expected or span.end <= span.start:
             raise ValueError("its batches do not follow one another")
         expected = span.end
     return Cursor(origin, index, pending)

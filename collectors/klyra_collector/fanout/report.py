@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from klyra_collector.destination_status import DestinationStatus, State, write_status
+from klyra_collector.destination_status import Circuit, DestinationStatus, State, write_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from klyra_siem.outcome import Outcome
 
 PUBLISH_SECONDS: Final = 1.0
+
+_OPEN: Final = frozenset({State.RETRYING, State.PAUSED, State.HALTED})
 
 
 class Report:
@@ -40,6 +42,21 @@ class Report:
         """Note where the cursor stands."""
         self._status = replace(self._status, origin=origin, index=index)
 
+    def attempts(self, occurred_ns: int, *, is_trial: bool) -> None:
+        """Note that a batch is sent.
+
+        Args:
+            occurred_ns: own time of its first entry, nanoseconds since 1970.
+            is_trial: whether it goes alone, after a failure.
+        """
+        waiting_us = min(self._status.waiting_us or occurred_ns, occurred_ns // 1000)
+        circuit = Circuit.HALF_OPEN if is_trial else Circuit.CLOSED
+        self._status = replace(self._status, waiting_us=waiting_us, circuit=circuit)
+
+    def waits_no_more(self) -> None:
+        """Note that the oldest batch under way is done with."""
+        self._status = replace(self._status, waiting_us=0)
+
     def delivered(self, entries: int, warning: str) -> None:
         """Note that a batch was taken; a warning came with it unless it is empty."""
         status = self._status
@@ -49,6 +66,7 @@ class Report:
             batches=status.batches + 1,
             warned=status.warned + bool(warning),
             succeeded_us=self._wall_us(),
+            circuit=Circuit.CLOSED,
         )
         self.change(State.DELIVERING)
 
@@ -61,15 +79,26 @@ class Report:
         error = f"{outcome.status}: {outcome.reason}" if outcome.reason else outcome.status
         self._status = replace(self._status, retried=self._status.retried + 1, error=error, error_us=self._wall_us())
 
+    def stands_still(self, reason: str) -> None:
+        """Note that an operator has paused it."""
+        self._status = replace(self._status, error=f"operator: {reason}", error_us=self._wall_us())
+        self.change(State.PAUSED)
+
     def buried(self, dead_letters: int) -> None:
         """Note how many dead letters are on file."""
         self._status = replace(self._status, dead_letters=dead_letters)
 
     def change(self, state: State) -> None:
         """Note what is done now; a change is published at once."""
+        if state in _OPEN:
+            self._status = replace(self._status, circuit=Circuit.OPEN)
         if self._status.state is not state:
             self._status = replace(self._status, state=state, since_us=self._wall_us())
             self.publish()
+
+    def is_window_closing(self) -> bool:
+        """Say whether what waits will soon be too old for the destination."""
+        return self._status.is_window_closing(self._wall_us())
 
     def publish_before(self, wait: float) -> None:
         """Write the file before some seconds in which nothing happens, unless that was done a moment ago."""

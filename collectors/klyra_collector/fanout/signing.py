@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from klyra_audit.audit_integrity import RecordKey
-from klyra_audit.format.keys import VerifyingKey
+from klyra_audit.format.keys import SigningKey, VerifyingKey
 
 if TYPE_CHECKING:
     from klyra_collector.seal.key_files import KeyFiles
@@ -33,6 +33,12 @@ def destination_key(files: KeyFiles) -> RecordKey:
 def verifier_key(files: KeyFiles) -> str:
     """Return the public half as `<name>+<id>+<base64>`: what records say in `audit.integrity.certificate`."""
     return str(VerifyingKey(KEY_NAME, _private(files).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)))
+
+
+def note_key(files: KeyFiles) -> SigningKey:
+    """Return the key as one that signs notes; errors as `destination_key`."""
+    private = _private(files)
+    return SigningKey(KEY_NAME, private, private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
 def public_pem(files: KeyFiles) -> str:

@@ -8,18 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from klyra_audit import timestamps
 from klyra_audit.errors import Halted
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import FormatError
 from klyra_audit.format.leaf import Kind
-from klyra_audit.format.sections import Salts, Sections
+from klyra_audit.format.sections import OPERATOR_REFERENCE, Salts, Sections
 from klyra_collector.fanout.erasures import ErasureLog
+from klyra_collector.fanout.heartbeat import is_heartbeat_of
 from klyra_collector.store.rows import RecordUnusable, check, erased_sections
 from klyra_siem.destination import SealedEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.frame import BodyFrame
     from klyra_audit.format.sections import SectionName
     from klyra_collector.seal.expiry_facts import RetentionFacts
@@ -35,8 +38,9 @@ class RecordUndeliverable(Halted):
 
 
 class _Rules(NamedTuple):
-    """What decides whether a record is delivered now."""
+    """What decides whether a record is delivered now; `references` are those that are looked into."""
 
+    entitled: frozenset[bytes]
     references: frozenset[bytes]
     retention: RetentionFacts
     today: int
@@ -57,6 +61,31 @@ class Found:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries are delivered, by what they say; an empty set is no condition.
+
+    Attributes:
+        event_types, statuses: exact values.
+        actors: ids. Of an erased actor nobody can say who it was: such an entry is not delivered.
+    """
+
+    event_types: frozenset[str] = frozenset()
+    statuses: frozenset[str] = frozenset()
+    actors: frozenset[str] = frozenset()
+
+    def has(self, document: JsonObject) -> bool:
+        """Say whether an event document fits."""
+        actor = document.get("actor")
+        actor_id = actor.get("id") if isinstance(actor, dict) else None
+        pairs = (
+            (self.event_types, document["event_type"]),
+            (self.statuses, document["status"]),
+            (self.actors, actor_id),
+        )
+        return all(not chosen or value in chosen for chosen, value in pairs)
+
+
 class Entitled(Protocol):
     """Knows whose entries are delivered; see `Entitlement`."""
 
@@ -72,14 +101,25 @@ class Entitled(Protocol):
 class EntrySource:
     """Reads one ledger for one destination. One thread uses it."""
 
-    def __init__(self, reader: LedgerReader, entitled: Entitled, today: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        reader: LedgerReader,
+        entitled: Entitled,
+        today: Callable[[], int],
+        wanted: Wanted | None = None,
+        heartbeats_of: str | None = None,
+    ) -> None:
         """Prepare to read.
 
         Args:
             reader: of the ledger; nobody else uses it.
             entitled: knows whose entries are delivered.
             today: returns the present UTC day since 1970.
+            wanted: which entries; None for all.
+            heartbeats_of: the destination whose own signs of life are delivered besides.
         """
+        self._wanted = wanted or Wanted()
+        self._heartbeats_of = heartbeats_of
         self._reader = reader
         self._entitled = entitled
         self._today = today
@@ -107,7 +147,7 @@ class EntrySource:
 
     def _vouch(self, origin: str, records: Sequence[SealedRecord]) -> int:
         """Return how many of the records the registry's answer is newer than, asking it again where it matters."""
-        known, vouched = self._entitled.references(), self._vouched.get(origin, 0)
+        known, vouched = self._references(), self._vouched.get(origin, 0)
         strangers = (
             position
             for position, record in enumerate(records)
@@ -127,11 +167,29 @@ class EntrySource:
             return []
         # After the records: an erasure sealed before a section was overwritten is then among those read.
         self._erasures.catch_up()
-        rules = _Rules(self._entitled.references(), self._reader.retention(), self._today())
-        return [self._found(record, _unwanted(record, rules)) for record in records]
+        rules = _Rules(self._entitled.references(), self._references(), self._reader.retention(), self._today())
+        return [self._found(record, rules) for record in records]
 
-    def _found(self, record: SealedRecord, reason: str) -> Found:
-        return Found(record.index, None if reason else self._entry(record), reason)
+    def _found(self, record: SealedRecord, rules: _Rules) -> Found:
+        reason = _unwanted(record, rules)
+        if reason:
+            return Found(record.index, None, reason)
+        entry = self._entry(record)
+        reason = self._not_chosen(entry.document, is_entitled=record.leaf.org_ref in rules.entitled)
+        return Found(record.index, None, reason) if reason else Found(record.index, entry, "")
+
+    def _references(self) -> frozenset[bytes]:
+        """Return whose records are looked into."""
+        references = self._entitled.references()
+        return references if self._heartbeats_of is None else references | {OPERATOR_REFERENCE}
+
+    def _not_chosen(self, document: JsonObject, *, is_entitled: bool) -> str:
+        """Return why an entry is not delivered, by what it says; "" if it is."""
+        if self._heartbeats_of is not None and is_heartbeat_of(self._heartbeats_of, document):
+            return ""
+        if not is_entitled:
+            return "organization"
+        return "" if self._wanted.has(document) else "filter"
 
     def _entry(self, record: SealedRecord) -> SealedEntry:
         try:
@@ -152,6 +210,7 @@ class EntrySource:
             index=record.index,
             leaf=record.leaf_bytes,
             ingest_us=record.leaf.ingest_us,
+            filed_ns=timestamps.to_nanoseconds(document["timestamp"]),
             document=document,
             encoded=canonical.encode(document),
             body=kept,

@@ -24,6 +24,7 @@ from klyra_collector.query import (
     sessions,
     summary,
 )
+from klyra_collector.query import destinations as destination_routes
 from klyra_collector.query import packets as packet_routes
 from klyra_collector.query import quarantine as quarantine_routes
 from klyra_collector.query.cursor import CursorCodec
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from klyra_audit.catalog import Catalog
+    from klyra_collector.query.destinations import DestinationRules
     from klyra_collector.query.quarantine import Quarantine
     from klyra_collector.query.services import PublicLog
     from klyra_collector.registry import Registry
@@ -49,7 +51,7 @@ _THREADS = 16
 _CLOSING_SECONDS = 30.0
 _STAGES = (
     *(summary, entries, proofs, exports, packet_routes, quarantine_routes, quarantine_replay),
-    *(sessions, account, log, operation),
+    *(destination_routes, sessions, account, log, operation),
 )
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +69,7 @@ def create_app(  # noqa: PLR0913 - each is an object that main has built
     followers: Followers | None = None,
     public_log: PublicLog | None = None,
     quarantine: Quarantine | None = None,
+    destinations: DestinationRules | None = None,
 ) -> FastAPI:
     """Return the application; nothing runs before the server starts it.
 
@@ -81,6 +84,7 @@ def create_app(  # noqa: PLR0913 - each is an object that main has built
         followers: how far each is behind, for the metrics; None shows nothing of them.
         public_log: the ledger beside the API, which it publishes and proves entries from; None does neither.
         quarantine: what quarantined input is read from; None lists none.
+        destinations: what organizations may set up for themselves; None lets them nothing.
     """
     services = Services(
         registry=registry,
@@ -93,6 +97,7 @@ def create_app(  # noqa: PLR0913 - each is an object that main has built
         threads=CapacityLimiter(_THREADS),
         log=public_log,
         quarantine=quarantine,
+        destinations=destinations,
     )
     if quarantine is not None:
         services.metrics.watch_quarantine(lambda: quarantine.store.quarantine_backlog(services.today()), clock)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from klyra_audit.timestamps import MICROSECONDS
+from klyra_collector.destination_status import Circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ _DESTINATION_GAUGES = (  # they count from the start of the follower's process, 
     ("warned", "warnings", "Answers of a destination that carried a warning"),
     ("dead_letters", "dead_letters", "Entries a destination will never take"),
 )
+_OPENNESS = {Circuit.CLOSED: 0.0, Circuit.HALF_OPEN: 0.5, Circuit.OPEN: 1.0}
 _DESTINATION_ALARMS = {
     "retrying": "1 while a destination is tried again and again",
     "paused": "1 while a destination refuses our credentials or its address is wrong: an operator must act",
@@ -83,6 +85,18 @@ class QueryMetrics:
             attribute: Gauge(f"klyra_destination_{name}", help_text, ["destination"], registry=self._prometheus)
             for attribute, name, help_text in _DESTINATION_GAUGES
         }
+        self._window_left = Gauge(
+            "klyra_destination_window_left_seconds",
+            "Until what waits is too old for a destination; +Inf where nothing waits or any age is taken",
+            ["destination"],
+            registry=self._prometheus,
+        )
+        self._circuit_open = Gauge(
+            "klyra_destination_circuit_open",
+            "1 while nothing is sent to a destination, 0.5 while one batch is tried",
+            ["destination"],
+            registry=self._prometheus,
+        )
         self._destination_alarms = {
             state: Gauge(f"klyra_destination_{state}", help_text, ["destination"], registry=self._prometheus)
             for state, help_text in _DESTINATION_ALARMS.items()
@@ -154,6 +168,9 @@ class QueryMetrics:
             gauge.labels(status.name).set(getattr(status, attribute))
         for state, gauge in self._destination_alarms.items():
             gauge.labels(status.name).set(status.state == state)
+        left = status.window_left(int(time.time() * MICROSECONDS))
+        self._window_left.labels(status.name).set(float("inf") if left is None else left)
+        self._circuit_open.labels(status.name).set(_OPENNESS[status.circuit])
 
 
 class CountRequests:

@@ -29,11 +29,13 @@ _TITLES = {
     403: "This is not allowed.",
     404: "There is nothing here.",
     405: "This address does not take that method.",
+    409: "The request contradicts what is there.",
     413: "The request is too large.",
     415: "The body is of a type that is not read here.",
     422: "The request cannot be answered as it is.",
     500: "Something went wrong here.",
     503: "The request cannot be answered now.",
+    504: "The answer did not come in time.",
 }
 _NO_ADDRESS = "Check the address against /openapi.json."
 

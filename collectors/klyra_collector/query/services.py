@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from klyra_collector.publish.policy import PolicyPublisher
     from klyra_collector.publish.published import PublishedLedger
     from klyra_collector.query.cursor import CursorCodec
+    from klyra_collector.query.destinations import DestinationRules
     from klyra_collector.query.metrics import QueryMetrics
     from klyra_collector.query.packets import Packets
     from klyra_collector.query.quarantine import Quarantine
@@ -70,6 +71,7 @@ class Services:
         threads: how many calls may block at once.
         log: the ledger beside the API; None where there is none.
         quarantine: what quarantined input is read from; None where nothing lists it.
+        destinations: what organizations may set up for themselves; None where they may nothing.
     """
 
     registry: Registry
@@ -82,6 +84,7 @@ class Services:
     threads: CapacityLimiter
     log: PublicLog | None = None
     quarantine: Quarantine | None = None
+    destinations: DestinationRules | None = None
 
     @property
     def export_formats(self) -> tuple[str, ...]:

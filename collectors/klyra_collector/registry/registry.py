@@ -9,6 +9,7 @@ from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.validation import Validator
 from klyra_collector.registry.database import Database
 from klyra_collector.registry.denials import MAX_ENDPOINT_CHARACTERS, Denial, Denials
+from klyra_collector.registry.destinations import Destinations
 from klyra_collector.registry.emitters import EmitterKeys
 from klyra_collector.registry.keys import KeyRequest, Keys
 from klyra_collector.registry.last_use import LastUse
@@ -63,6 +64,7 @@ class Registry:
         self._sessions = Sessions(database, self._outbox, clock)
         self._reads = Reads(database, self._outbox, clock)
         self._denials = Denials(database, self._outbox, clock)
+        self._destinations = Destinations(database, self._outbox, clock)
 
     @classmethod
     def open(
@@ -234,6 +236,11 @@ class Registry:
             Rejected: `unknown_emitter_key`, `bad_sequence`.
         """
         return self._emitter_keys.revoke(vkey, untrusted_from, by=by)
+
+    @property
+    def destinations(self) -> Destinations:
+        """The destinations that organizations have set up for themselves."""
+        return self._destinations
 
     # The outbox
 

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from klyra_collector.registry.denials import Denial
+    from klyra_collector.registry.destinations import StoredDestination
     from klyra_collector.registry.emitters import EmitterKey
     from klyra_collector.registry.keys import ApiKey
     from klyra_collector.registry.organizations import Organization
+    from klyra_collector.registry.origin import Origin
     from klyra_collector.registry.reads import MergedReads, Read
     from klyra_collector.registry.sessions import Session
 
@@ -62,6 +64,22 @@ def emitter_key_revoked(by: Actor, key: EmitterKey) -> AuditEvent:
     """A signing key of an emitter is no longer accepted."""
     metadata = {"vkey": key.vkey, "revoked_after_seq": key.revoked_after_seq}
     return _event("emitter_key.revoked", by, _emitter_key(key), "delete", metadata)
+
+
+def destination_created(by: Actor, made: StoredDestination, origin: Origin) -> AuditEvent:
+    """An organization has its entries copied to a destination."""
+    return _event("siem_destination.created", by, _destination(made), "create", _destination_metadata(made, origin))
+
+
+def destination_updated(by: Actor, after: StoredDestination, changes: list[str], origin: Origin) -> AuditEvent:
+    """A destination was changed, paused or resumed; `changes` are names, never values."""
+    metadata = _destination_metadata(after, origin) | {"changes": changes, "paused": after.spec.paused}
+    return _event("siem_destination.updated", by, _destination(after), "update", metadata)
+
+
+def destination_deleted(by: Actor, before: StoredDestination, origin: Origin) -> AuditEvent:
+    """Entries are no longer copied to a destination."""
+    return _event("siem_destination.deleted", by, _destination(before), "delete", _destination_metadata(before, origin))
 
 
 def session_created(session: Session, method: str) -> AuditEvent:
@@ -129,6 +147,22 @@ def _key_metadata(key: ApiKey) -> dict[str, Any]:
     if key.expires_at is not None:
         metadata["expires_at"] = timestamps.from_microseconds(key.expires_at)
     return metadata
+
+
+def _destination(stored: StoredDestination) -> Resource:
+    return Resource("siem_destination", stored.destination_id, stored.spec.name)
+
+
+def _destination_metadata(stored: StoredDestination, origin: Origin) -> dict[str, Any]:
+    spec = stored.spec
+    metadata: dict[str, Any] = {
+        **origin.metadata(),
+        "kind": spec.kind,
+        "payload": spec.format,
+        "endpoint": spec.endpoint,
+    }
+    filters = {name: values for name, values in spec.filters.items() if values}
+    return metadata | ({"filters": filters} if filters else {})
 
 
 def _log(organization_id: str) -> Resource:

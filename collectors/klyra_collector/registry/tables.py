@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -16,9 +17,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 2  # 2 added emitter_keys
+SCHEMA_VERSION: Final = 3  # 2 added emitter_keys, 3 destinations
 METADATA: Final = MetaData()
 
 _POSITION = BigInteger().with_variant(Integer, "sqlite")  # what SQLite can count up by itself
@@ -151,4 +153,41 @@ DENIAL_WINDOWS: Final = Table(
     Column("user_agent", Text),
     Column("opened_at", BigInteger, nullable=False, index=True),
     Column("attempts", BigInteger, nullable=False),  # not in an entry yet
+)
+
+DESTINATIONS: Final = Table(
+    "destinations",
+    METADATA,
+    Column("destination_id", String(16), primary_key=True),
+    Column("organization_id", ForeignKey("organizations.organization_id"), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("format", String(64), nullable=False),
+    Column("when_too_old", String(16), nullable=False),
+    Column("filters", JSON, nullable=False),
+    Column("endpoint", Text, nullable=False),  # as it may be shown
+    Column("options", JSON, nullable=False),  # none of them secret
+    Column("secrets", JSON, nullable=False),  # name: base64 of what only the follower can open
+    Column("paused", Boolean, nullable=False),
+    Column("version", Integer, nullable=False),  # counts changes of what is delivered and how
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("status", JSON),  # written by the follower; null before it has begun
+    UniqueConstraint("organization_id", "name"),
+)
+
+DESTINATION_TRIALS: Final = Table(
+    "destination_trials",
+    METADATA,
+    Column("trial_id", String(36), primary_key=True),
+    Column("destination_id", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False, index=True),
+    Column("answer", JSON),  # written by the follower; null before
+)
+
+SEALING_KEYS: Final = Table(
+    "sealing_keys",
+    METADATA,
+    Column("public", LargeBinary(32), primary_key=True),  # the follower's, for destinations' secrets
+    Column("created_at", BigInteger, nullable=False),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from klyra_collector.seal.expiry_facts import RetentionFacts
 
 _REMEDY = "See what is wrong with: klyra-audit verify; then restore the file from a copy."
+
+MARK_BYTES: Final = 65_536  # between places in a file of bodies that a reader goes back to
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +260,10 @@ class BodyMissing(FormatError):  # noqa: N818 - read as what it found
 
 
 class _BodyFile:
-    """One day's bodies, read forward. Asking for an earlier index starts again from the beginning.
+    """One day's bodies, read forward. Asking for an earlier index goes back to the nearest mark before it.
 
-    What expiry appended because it is extended or held may stand behind greater indexes; it is looked up.
+    Offsets never change: sections are overwritten in place, and files only grow. What expiry appended because it is
+    extended or held may stand behind greater indexes; it is looked up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -267,6 +271,7 @@ class _BodyFile:
         self._mapped: mmap.mmap | None = None
         self._offset = 0
         self._last = -1
+        self._marks: list[tuple[int, int]] = [(-1, 0)]  # index and offset of a frame, both ascending
         self._appended: tuple[int, dict[int, int]] = (0, {})
 
     def close(self) -> None:
@@ -281,8 +286,9 @@ class _BodyFile:
 
     def find(self, index: int) -> BodyFrame | None:
         """Return the body of a leaf; None if the file is gone; BodyMissing if the body is not in it."""
-        if index <= self._last:
-            self._offset, self._last = 0, -1
+        first, mark = self._marks[bisect_right(self._marks, index, key=itemgetter(0)) - 1]
+        if index <= self._last or mark > self._offset:
+            self._offset, self._last = mark, first - 1
         try:
             self._map(grown=False)
             return self._forward(index)
@@ -324,6 +330,8 @@ class _BodyFile:
             header = frame.read_body_header(buffer, self._offset)
             if header.index > index:
                 raise BodyMissing(f"its body is missing in {self._path}")
+            if self._offset >= self._marks[-1][1] + MARK_BYTES and header.index > self._marks[-1][0]:
+                self._marks.append((header.index, self._offset))
             if header.index == index:
                 self._offset, body = frame.read_body(buffer, self._offset)
                 self._last = index

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from klyra_collector.config import Settings
     from klyra_collector.fanout.assembly import Surroundings
+    from klyra_collector.query.destinations import DestinationRules
     from klyra_collector.query.services import PublicLog
 
 Role = Literal["collector", "follower", "api"]
@@ -260,7 +261,18 @@ def _surroundings(settings: Settings) -> Surroundings:
         passphrase=settings.ledger.key_passphrase,
         catalog=Catalog.load(settings.catalog),
         wall_us=SystemClock().wall_us,
+        self_service=settings.self_service,
     )
+
+
+def _destination_rules(settings: Settings) -> DestinationRules | None:
+    from klyra_collector.destination_kinds import make_destination  # noqa: PLC0415 - a role loads what it needs
+    from klyra_collector.query.destinations import DestinationRules  # noqa: PLC0415
+    from klyra_collector.self_service.checking import Rules  # noqa: PLC0415
+
+    if not settings.self_service.enabled:
+        return None
+    return DestinationRules(Rules(settings.self_service.allowed_hosts, make_destination))
 
 
 def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> None:
@@ -295,6 +307,7 @@ def run_api(settings: Settings, on_ready: Callable[[dict[str, str]], None]) -> N
             followers=Followers(LagMeter(reader, stored.entries, clock).measure, meter.measure, stored.writing),
             public_log=_public_log(settings),
             quarantine=quarantine_of(settings, stored.quarantine),
+            destinations=_destination_rules(settings),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(serve_http(app, listening, lambda url: on_ready({"api": url})))

@@ -45,6 +45,7 @@ SYSTEM = {
     "siem_destination.created",
     "siem_destination.updated",
     "siem_destination.deleted",
+    "heartbeat.sent",
     "retention.changed",
     "legal_hold.placed",
     "legal_hold.released",

@@ -57,6 +57,20 @@ def test_lag_over_shards(tmp_path) -> None:
         assert (measured.lag_entries, measured.lag_seconds) == (entries, seconds)
 
 
+def test_what_organizations_have_set_up_is_measured_too(tmp_path) -> None:
+    """The operator sees it beside the configured ones, not what a former one of these left behind."""
+    ledger = open_ledger(tmp_path, SetClock())
+    ledger.commit([submission(record())])
+    ledger.close()
+    data = DataDirectory(tmp_path)
+    data.cursors.mkdir()
+    for name in ("back", "former", "dst-abcdefghijkl"):
+        write_status(data.cursors, replace(STATUS, name=name))
+    with contextlib.closing(LedgerReader(data.ledger)) as reader:
+        measured = DestinationMeter(data.cursors, ["back"], reader, lambda: MIDSUMMER_US).measure()
+    assert [one.name for one in measured] == ["back", "dst-abcdefghijkl"]
+
+
 def test_metrics(tmp_path) -> None:
     """Lag, counts and alarms of every configured destination."""
     ledger = open_ledger(tmp_path, SetClock())
@@ -78,5 +92,7 @@ def test_metrics(tmp_path) -> None:
         'klyra_destination_dead_letters{destination="back"} 1.0',
         'klyra_destination_paused{destination="back"} 1.0',
         'klyra_destination_halted{destination="back"} 0.0',
+        'klyra_destination_circuit_open{destination="back"} 0.0',
+        'klyra_destination_window_left_seconds{destination="back"} +Inf',
     ):
         assert line in lines

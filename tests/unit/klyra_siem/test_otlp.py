@@ -53,6 +53,7 @@ def entry(number: int = 0, organization_id: str = "org_startup", redacted: tuple
         index=number,
         leaf=bytes(112),
         ingest_us=1_782_000_000_000_000,
+        filed_ns=1_782_000_000_000_000_000,
         document=document,
         encoded=canonical.encode(document),
         body=BodyFrame(number, parts, item.salts, item.commitments),
@@ -275,6 +276,23 @@ class TestGrpc:
         far.answer = lambda context: context.abort(code, "said so")
         outcome = send(endpoint)
         assert (outcome.action, outcome.status, outcome.reason) == (action, code.name, "said so")
+
+    def test_what_is_repeated_is_hidden(self, grpc_sink) -> None:
+        """A receiver that quotes the token it was sent is quoted without it."""
+        endpoint, far = grpc_sink
+        secret = "Bearer a-token-that-nobody-may-see"
+        far.answer = lambda context: context.abort(grpc.StatusCode.UNAUTHENTICATED, f"no {secret[7:]}")
+        outcome = send(endpoint, headers={"Authorization": secret})
+        assert (outcome.action, outcome.reason) == (Action.PAUSE, "no [hidden]")
+
+    @pytest.mark.parametrize("value", ["a-secret\nX: 1", "a-secret\u2028"])
+    def test_metadata_that_cannot_be_sent(self, grpc_sink, value) -> None:
+        """It is an operator's matter, and not quoted."""
+        endpoint, far = grpc_sink
+        outcome = send(endpoint, headers={"Authorization": value})
+        assert (outcome.action, outcome.status) == (Action.PAUSE, "bad_header")
+        assert "a-secret" not in repr(outcome)
+        assert far.requests == []
 
     def test_retry_info(self, grpc_sink) -> None:
         """A delay in the status's details is what we wait."""

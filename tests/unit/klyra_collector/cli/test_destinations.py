@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from klyra_audit.format.keys import VerifyingKey
+from klyra_audit.format.sections import organization_reference
+from klyra_audit.timestamps import day_of
 from klyra_collector.cli import destinations
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.destination_status import DestinationStatus, State, write_status
+from klyra_collector.fanout.orders import Orders
+from klyra_collector.fanout.segments import SegmentReceipts, decode, encode
+from klyra_collector.fanout.signing import note_key
+from klyra_collector.fanout.source import EntrySource
 from klyra_collector.seal.durable import Disk
+from klyra_collector.seal.identity import open_key_files
+from klyra_collector.seal.reader import LedgerReader
 from support import sink as sinks
 from support.ports import free_ports
-from support.records import record, submission
+from support.records import STARTUP, record, submission
 from support.sealing import MIDSUMMER_US, SetClock, open_ledger
 from support.sink import Answer
 
@@ -89,17 +98,41 @@ def test_without_destinations(run, data) -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "said"),
     [
-        (sinks.TAKEN, 0, "back answers: it would take entries.\n"),
+        (sinks.TAKEN, 0, "back answers 200: it has taken the test event {}.\n"),
+        (Answer(400), 1, "back refuses the event: 400 Bad Request\n"),
         (Answer(403), 1, "back refuses us: 403 Forbidden\n"),
         (Answer(503), 2, "back cannot take entries now: 503 Service Unavailable\n"),
     ],
 )
 def test_test(run, configured, answer, status, said) -> None:
-    """The three things a destination can say."""
+    """The four things a destination can say to a test event, in its own words."""
     with sinks.listening() as sink:
         sink.decide = lambda _: answer
         configured(sink.url)
-        assert run(destinations.app, "test", "back")[:2] == (status, said)
+        ended, output, _ = run(destinations.app, "test", "back")
+        assert (ended, output) == (status, said.format(*sink.ids()))
+
+
+def test_test_without_an_event(run, configured) -> None:
+    """A probe delivers nothing."""
+    with sinks.listening() as sink:
+        configured(sink.url)
+        assert run(destinations.app, "test", "back", "--probe")[:2] == (
+            0,
+            "back answers 200: it would take entries.\n",
+        )
+        assert sink.ids() == []
+
+
+def test_list_warns_before_a_window_closes(run, configured) -> None:
+    """What waits will be too old for the destination: exit 1, with the time that is left."""
+    waiting = int(time.time() * 1e6) - 9 * 3600 * 10**6
+    data = configured()
+    write_status(data.cursors, replace(RUNNING, window_seconds=10 * 3600, waiting_us=waiting))
+    status, output, _ = run(destinations.app, "list")
+    assert (status, "back: in 1.0 h what waits is too old for it" in output) == (1, True)
+    _, output, _ = run(destinations.app, "list", "--json")
+    assert json.loads(output)[0]["window_is_closing"] is True
 
 
 def test_test_of_nobody(run, configured) -> None:
@@ -161,3 +194,106 @@ def test_key(run, configured) -> None:
     vkey = json.loads(listed)[0]["signing_key"]
     assert VerifyingKey.parse(vkey).public == load_pem_public_key(pem.encode()).public_bytes_raw()
     assert (data.keys / "destination.key").stat().st_mode & 0o777 == 0o600
+
+
+class TestReceipts:
+    """What was signed for."""
+
+    @pytest.fixture
+    def delivered(self, configured, data) -> DataDirectory:
+        """Five entries that were delivered, with their receipt."""
+        directory = configured()
+        with contextlib.closing(Disk()) as disk, contextlib.closing(LedgerReader(directory.ledger)) as reader:
+            key = note_key(open_key_files(directory, disk, None))
+            receipts = SegmentReceipts(directory.cursors, "back", disk, key, days=1, wall_us=lambda: MIDSUMMER_US)
+            everyone = Everyone((directory.keys / "org-salt").read_bytes())
+            source = EntrySource(reader, everyone, lambda: day_of(MIDSUMMER_US))
+            receipts.add([one.entry for one in source.read(reader.origins()[0], 0, 50) if one.entry])
+        return directory
+
+    def test_they_are_checked(self, run, delivered) -> None:
+        """Against the ledger's leaves; the note is there for others to check."""
+        status, output, _ = run(destinations.app, "receipts", "back")
+        assert (status, output.split()[:4]) == (0, ["OK", "2026-06-21T00:00:00.000Z", "5", "entries"])
+        status, output, _ = run(destinations.app, "receipts", "back", "--json")
+        row = json.loads(output)
+        assert (status, row["verdict"], row["count"]) == (0, "OK", 5)
+        vkey = json.loads(run(destinations.app, "list", "--json")[1])[0]["signing_key"]
+        assert decode(row["note"].encode(), VerifyingKey.parse(vkey)).root.hex() == row["root"]
+
+    def test_a_changed_one_is_found(self, run, delivered) -> None:
+        """Exit 1, and what it is."""
+        (path,) = delivered.cursors.glob("back.receipts-*")
+        path.write_text(path.read_text().replace("\\n5\\n", "\\n4\\n"))
+        status, output, _ = run(destinations.app, "receipts", "back")
+        assert (status, output.startswith("DAMAGED  A segment receipt is not as it was signed")) == (1, True)
+        status, output, _ = run(destinations.app, "receipts", "back", "--json")
+        assert (status, json.loads(output)["verdict"]) == (1, "DAMAGED")
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"origin": "klyra-audit.test/other/2026"}, "The ledger has no such shard."),
+            ({"root": bytes(32)}, "The ledger's leaves have another root."),
+            ({"destination": "forth"}, "It is about forth."),
+        ],
+    )
+    def test_one_that_is_not_so_is_found(self, run, delivered, change, said) -> None:
+        """Signed, and yet no batch of this ledger."""
+        (path,) = delivered.cursors.glob("back.receipts-*")
+        with contextlib.closing(Disk()) as disk:
+            key = note_key(open_key_files(delivered, disk, None))
+        segment = decode(json.loads(path.read_text())["note"].encode(), key.verifying_key)
+        path.write_text(json.dumps({"note": encode(replace(segment, **change), key).decode()}))
+        status, output, _ = run(destinations.app, "receipts", "back")
+        assert (status, output.startswith("WRONG"), output.strip().endswith(said)) == (1, True, True)
+
+    def test_there_may_be_none(self, run, configured) -> None:
+        """Before the first delivery nothing was signed."""
+        configured()
+        assert run(destinations.app, "receipts", "back")[:2] == (0, "")
+
+    def test_of_a_stranger(self, run, configured) -> None:
+        """Exit 2."""
+        configured()
+        status, _, error = run(destinations.app, "receipts", "forth")
+        assert (status, "No destination forth is configured" in error) == (2, True)
+
+
+class TestReplayOfDeadLetters:
+    """`replay --dead-letters`."""
+
+    def test_it_is_ordered(self, run, configured, data) -> None:
+        """A running or a later delivery finds the order."""
+        directory = configured()
+        assert run(destinations.app, "replay", "back", "--dead-letters")[:2] == (0, "back has no dead letters.\n")
+        letter = DeadLetter(
+            origin="o", index=7, entry_id="log_x", organization_id="org_a", status="413", refused_us=MIDSUMMER_US
+        )
+        with contextlib.closing(Disk()) as disk:
+            DeadLetters(directory.cursors, "back", disk).add([letter])
+            said = run(destinations.app, "replay", "back", "--dead-letters")[:2]
+            assert said == (0, "back is sent 1 dead letters again.\n")
+            assert Orders(directory.cursors, "back", disk).wants_letters()
+
+    @pytest.mark.parametrize("words", [[], ["--dead-letters", "--from-index", "0"]])
+    def test_one_thing_at_a_time(self, run, configured, words) -> None:
+        """Exit 2 says what can be replayed."""
+        configured()
+        status, _, error = run(destinations.app, "replay", "back", *words)
+        assert (status, "--from TIME, --from-index N or --dead-letters" in error) == (2, True)
+
+
+class Everyone:
+    """Entitles the organization of the records."""
+
+    def __init__(self, salt: bytes) -> None:
+        self._references = frozenset({organization_reference(salt, STARTUP.organization_id)})
+
+    def references(self) -> frozenset[bytes]:
+        """Return it."""
+        return self._references
+
+    def refresh(self) -> bool:
+        """Say that this does not change."""
+        return True

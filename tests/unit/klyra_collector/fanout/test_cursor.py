@@ -69,10 +69,13 @@ def test_a_file_that_is_none_is_not_guessed(tmp_path, disk, members) -> None:
 
 
 def test_moves() -> None:
-    """A batch begins, is halved, and is completed part by part."""
-    begun = Cursor(ORIGIN, 5).begun(Span(5, 20))
-    halved = begun.bisected(12)
-    assert halved == Cursor(ORIGIN, 5, (Span(5, 12), Span(12, 20)))
-    assert halved.bisected(8).completed() == Cursor(ORIGIN, 8, (Span(8, 12), Span(12, 20)))
-    assert halved.completed().completed() == Cursor(ORIGIN, 20)
+    """Batches begin behind one another, are halved, and are completed from the front alone."""
+    begun = Cursor(ORIGIN, 5).begun(Span(5, 20)).begun(Span(20, 30))
+    halved = begun.bisected(5, 12)
+    assert (begun.tail, Cursor(ORIGIN, 5).tail) == (30, 5)
+    assert halved == Cursor(ORIGIN, 5, (Span(5, 12), Span(12, 20), Span(20, 30)))
+    assert halved.completed({5}) == Cursor(ORIGIN, 12, (Span(12, 20), Span(20, 30)))
+    assert halved.completed({12, 20}) == halved
+    assert halved.completed({5, 12, 20}) == Cursor(ORIGIN, 30)
+    assert begun.begun_again(20, 7) == Cursor(ORIGIN, 5, (Span(5, 20), Span(20, 30, 7)))
     assert Cursor(ORIGIN, 5).moved(9) == Cursor(ORIGIN, 9)

@@ -6,15 +6,18 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from klyra_collector.destination_status import State, read_statuses
 from klyra_collector.fanout.cursor import Cursor, Span
 from klyra_collector.fanout.delivery import IDLE_SECONDS, REFUSED_IN_A_ROW
+from klyra_collector.fanout.fitting import WhenTooOld
+from klyra_collector.fanout.source import Wanted
 from klyra_siem.destination import Limits
 from support import sink as sinks
 from support.delivering import bench
 from support.records import BUSINESS, STARTUP, bad, record, submission
-from support.sealing import SetClock, open_ledger
+from support.sealing import MIDSUMMER_US, SetClock, open_ledger
 from support.sink import Answer, Sink
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 COUNT = 40
+OTHER_ACTOR = {"type": "user", "id": "usr_2", "name": None}
 
 
 @pytest.fixture
@@ -281,7 +285,7 @@ def test_a_mistake_of_ours_halts_this_destination_alone(data_directory, sink, se
     """What must not happen is shown and tried again rarely; the thread goes on."""
     with bench(data_directory, sink.url) as delivering:
         monkeypatch.setattr(delivering.source, "read_on", lambda *_: 1 / 0)
-        assert delivering.delivery._guarded_step() == 300.0
+        assert delivering.delivery._guarded(delivering.delivery.step) == 300.0
         (status,) = read_statuses(delivering.data.cursors)
         assert (status.state, status.error) == (State.HALTED, "internal: ZeroDivisionError")
         monkeypatch.undo()
@@ -289,11 +293,26 @@ def test_a_mistake_of_ours_halts_this_destination_alone(data_directory, sink, se
     assert len(sink.ids()) == COUNT
 
 
+def test_what_a_mistake_says_is_not_logged(data_directory, sink, sealed, monkeypatch) -> None:
+    """A library's error may quote a header: the log says where it happened, and of which type it is."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Bearer a-token-that-nobody-may-see")
+
+    with bench(data_directory, sink.url) as delivering, structlog.testing.capture_logs() as logged:
+        monkeypatch.setattr(delivering.source, "read_on", fail)
+        delivering.delivery._guarded(delivering.delivery.step)
+    (failed,) = [line for line in logged if line["event"] == "destination_failed"]
+    assert (failed["error"], failed["destination"]) == ("RuntimeError", "back")
+    assert failed["at"][-1].endswith(" fail")
+    assert "a-token" not in repr(logged)
+
+
 def test_a_damaged_cursor_is_not_guessed(data_directory, sink, sealed) -> None:
     """A cursor that cannot be read halts the destination with a word on what to do."""
     with bench(data_directory, sink.url) as delivering:
         (delivering.data.cursors / "back.cursor.json").write_text("{}")
-        assert delivering.delivery._guarded_step() == 300.0
+        assert delivering.delivery._guarded(delivering.delivery.step) == 300.0
         (status,) = read_statuses(delivering.data.cursors)
     assert status.error.startswith("cursor_damaged: ")
     assert sink.requests == []
@@ -303,3 +322,60 @@ def test_an_empty_ledger_is_waited_for(tmp_path, sink) -> None:
     """A destination may be configured before anything was ever sealed."""
     with bench(tmp_path, sink.url) as delivering:
         assert delivering.delivery.step() == IDLE_SECONDS
+
+
+class TestWindow:
+    """A destination that takes nothing older than ten minutes, from a ledger whose entries are a week old."""
+
+    LIMITS = Limits(entries=100, encoded_bytes=10**7, oldest_seconds=600, newest_seconds=600)
+
+    @pytest.mark.parametrize("policy", list(WhenTooOld))
+    def test_what_is_too_old(self, data_directory, sink, sealed, policy) -> None:
+        """It is sent as it is, under the time of sending, or named as a dead letter: nothing is left out in silence."""
+        with bench(data_directory, sink.url, limits=self.LIMITS, when_too_old=policy) as delivering:
+            delivering.deliver()
+            letters = delivering.dead_letters.read()
+        taken = [] if policy is WhenTooOld.DEAD_LETTER else sealed
+        assert sorted(sink.ids()) == sorted(taken)
+        assert sorted(one.entry_id for one in letters) == sorted(set(sealed) - set(taken))
+        assert {one.status for one in letters} <= {"too_old"}
+
+    def test_what_was_restamped_goes_again_with_the_same_time(self, data_directory, sink, sealed) -> None:
+        """Otherwise the vendor could not know it for the same; until its new time is too old as well."""
+        moments: list[int] = []
+
+        def watch(entries) -> None:
+            moments.append(entries[0].filed_ns // 10**9)
+
+        sink.planned.extend([Answer(503)] * 3)
+        with bench(data_directory, sink.url, limits=self.LIMITS, when_too_old=WhenTooOld.RESTAMP) as delivering:
+            delivering.watch_encoded(watch)
+            for seconds in (0, 60, 301):
+                delivering.now_us = MIDSUMMER_US + seconds * 1_000_000
+                delivering.delivery.step()
+        began = MIDSUMMER_US // 1_000_000
+        assert moments == [began, began, began + 301]
+
+
+def test_what_is_too_large_is_named_and_not_sent(data_directory, sink, sealed) -> None:
+    """A vendor that would cut it is not given it; the others go on."""
+    large = record(STARTUP, metadata={"content_type": "x" * 4000})
+    seal(data_directory, large)
+    limits = Limits(entries=100, encoded_bytes=10**7, entry_bytes=6000)
+    with bench(data_directory, sink.url, limits=limits) as delivering:
+        delivering.deliver()
+        (letter,) = delivering.dead_letters.read()
+    assert (letter.entry_id, letter.status) == (large.record_id, "too_large")
+    assert sorted(sink.ids()) == sorted(sealed)
+
+
+def test_only_what_is_wanted_goes(data_directory, sink) -> None:
+    """By event type, status and actor, each of which must fit; the rest is counted."""
+    fits = {"status": "failure", "actor": {"type": "user", "id": "usr_1", "name": None}}
+    items = [record(STARTUP, **(fits | change)) for change in ({}, {"status": "success"}, {"actor": OTHER_ACTOR})]
+    seal(data_directory, *items)
+    wanted = Wanted(frozenset({"moderation.created"}), frozenset({"failure"}), frozenset({"usr_1"}))
+    with bench(data_directory, sink.url, wanted=wanted) as delivering:
+        delivering.deliver()
+        assert delivering.status().skipped["filter"] == 2
+    assert sink.ids() == [items[0].record_id]

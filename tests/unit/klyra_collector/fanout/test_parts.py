@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from klyra_audit.errors import RetryLater
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID, organization_reference
 from klyra_collector.backoff import Backoff
 from klyra_collector.dead_letters import DeadLetter, DeadLetters
+from klyra_collector.destination_kinds import make_destination
 from klyra_collector.fanout.batching import Gathering
 from klyra_collector.fanout.entitlement import (
     FRESH_SECONDS,
@@ -20,7 +22,6 @@ from klyra_collector.fanout.entitlement import (
     Entitlement,
     NotEntitled,
 )
-from klyra_collector.fanout.kinds import make_destination
 from klyra_collector.fanout.source import Found
 from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
@@ -32,6 +33,7 @@ from support.collector import OPERATOR
 from support.delivering import options
 
 SALT = bytes(range(32))
+AT_ONCE = SimpleNamespace(filed_ns=0)
 
 
 class TestBackoff:
@@ -58,7 +60,7 @@ class TestGathering:
     def test_by_count_and_by_bytes(self) -> None:
         """Whichever comes first; what does not fit begins the next."""
         by_count, by_bytes = (Gathering(Limits(entries=n, encoded_bytes=size), 0) for n, size in ((2, 100), (9, 25)))
-        found = [Found(index, object(), "") for index in range(3)]
+        found = [Found(index, AT_ONCE, "") for index in range(3)]
         assert [by_count.add(one, 10) for one in found] == [True, True, False]
         assert [by_bytes.add(one, 10) for one in found] == [True, True, False]
         assert (by_count.end, by_count.is_full, len(by_bytes.entries)) == (2, True, 2)
@@ -66,7 +68,7 @@ class TestGathering:
     def test_what_is_not_delivered_takes_no_room(self) -> None:
         """Records of others between entries belong to the batch's span, and are counted."""
         gathered = Gathering(Limits(entries=1, encoded_bytes=10), 5)
-        listed = [Found(5, None, "control"), Found(6, object(), ""), Found(7, None, "control"), Found(8, object(), "")]
+        listed = [Found(5, None, "control"), Found(6, AT_ONCE, ""), Found(7, None, "control"), Found(8, AT_ONCE, "")]
         assert [gathered.add(one, 10) for one in listed] == [True, True, True, False]
         assert (gathered.end, gathered.skipped) == (8, {"control": 2})
 

@@ -1,0 +1,1 @@
+"""What organizations may set up for themselves."""

@@ -1,0 +1,1 @@
+"""Far sides of destinations: strict, scripted, on loopback."""

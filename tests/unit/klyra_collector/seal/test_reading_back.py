@@ -1,0 +1,61 @@
+"""A reader that goes back and forth in a ledger: a destination's attempts read their batches again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import pytest
+
+from klyra_audit.format import frame
+from klyra_collector.data_directory import DataDirectory
+from klyra_collector.seal.reader import LedgerReader
+from support.records import BUSINESS, STARTUP, record, submission
+from support.sealing import SetClock, open_ledger
+
+COUNT = 3000
+
+
+@pytest.fixture
+def ledger(data_directory) -> LedgerReader:
+    """A reader of a ledger with entries of two retention lengths."""
+    opened = open_ledger(data_directory, SetClock())
+    for _ in range(COUNT // 100):
+        opened.commit([submission(*(record(STARTUP if number % 3 else BUSINESS) for number in range(100)))])
+    opened.close()
+    with contextlib.closing(LedgerReader(DataDirectory(data_directory).ledger)) as made:
+        yield made
+
+
+def bodies(ledger: LedgerReader, start: int, limit: int) -> dict[int, bytes]:
+    """Return the core sections of some records by index."""
+    found = ledger.read(ledger.origins()[0], start, limit)
+    return {one.index: one.body.sections.core for one in found if one.body is not None}
+
+
+def test_any_order_gives_what_reading_forward_gives(ledger) -> None:
+    """From anywhere to anywhere."""
+    whole = bodies(ledger, 0, COUNT + 100)
+    assert len(whole) == COUNT
+    places = random.Random(7)  # noqa: S311 - places to read, no secret
+    for _ in range(200):
+        start, limit = places.randrange(COUNT), places.randrange(1, 50)
+        expected = {index: core for index, core in whole.items() if start <= index < start + limit}
+        assert bodies(ledger, start, limit) == expected
+
+
+def test_going_back_does_not_read_a_file_from_its_beginning(ledger, monkeypatch) -> None:
+    """Otherwise each batch of a destination would cost as much as the whole day before it."""
+    last = ledger.committed(ledger.origins()[0]) - 100
+    bodies(ledger, 0, COUNT + 100)
+    read: list[int] = []
+    whole = frame.read_body_header
+
+    def counted(buffer, offset):
+        read.append(offset)
+        return whole(buffer, offset)
+
+    monkeypatch.setattr(frame, "read_body_header", counted)
+    for _ in range(10):
+        assert bodies(ledger, last, 10)
+    assert len(read) < COUNT * 10 // 4
