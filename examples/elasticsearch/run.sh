@@ -2,10 +2,17 @@
 # klyra-audit with Elasticsearch from nothing: set-up, ingest, search, export, verify, and a lost ledger rebuilt.
 #
 # ES_URL names a cluster and an account that may set it up; without it the server that `make peers` has fetched is
-# started, and stopped at the end. klyra-audit is taken from PATH. Logs and data stay in WORK, a new folder by default.
+# started, and stopped at the end. klyra-audit is taken from this repository's .venv, else from PATH. Logs and data stay
+# in WORK, a new folder by default.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$(cd "$here/../.." && pwd)
+[ ! -x "$repository/.venv/bin/klyra-audit" ] || PATH=$repository/.venv/bin:$PATH
+command -v klyra-audit >/dev/null || {
+  echo "There is no klyra-audit here yet. Make it with: make environment peers" >&2
+  exit 2
+}
 export WORK=${WORK:-$(mktemp -d)}
 mkdir -p "$WORK"
 data=$WORK/data
@@ -18,7 +25,8 @@ trap 'stop "$serving" "$node"' EXIT
 step() { printf '\n== %s\n' "$*"; }
 await() { # a command that succeeds once something is there
   for _ in {1..600}; do "$@" >/dev/null 2>&1 && return; sleep 0.2; done
-  echo "gave up waiting for: $*; see the logs in $WORK" >&2
+  echo "gave up waiting for: $*; the logs in $WORK end with:" >&2
+  tail -n 5 "$WORK"/*.log >&2
   return 1
 }
 serve() {
@@ -30,7 +38,7 @@ found() { [ "$(klyra-audit query --json --type "$1" --data "$data" | wc -l)" -ge
 
 if [ -z "${ES_URL:-}" ]; then
   step "Starting Elasticsearch (a minute or less)"
-  PYTHONPATH=$here/../../tests python -m support.elasticsearch "$WORK/password" >"$WORK/node.url" 2>"$WORK/node.log" &
+  PYTHONPATH=$repository/tests python -m support.elasticsearch "$WORK/password" >"$WORK/node.url" 2>"$WORK/node.log" &
   node=$!
   await test -s "$WORK/node.url"
   ES_URL="$(cat "$WORK/node.url")?user=elastic&password=file:$WORK/password"

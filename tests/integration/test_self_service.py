@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from klyra_audit.catalog import Catalog
 from klyra_collector.data_directory import DataDirectory
+from klyra_collector.registry import Registry
+from support.collector import OPERATOR
 from support.siem.cloud_server import Fault, Reply
 from support.siem.self_service import OTHERS, OURS, SMALL, Far, Server, await_that, registered, server_on, splunk
 from support.siem.splunk import TOKEN
@@ -130,15 +134,39 @@ def test_what_the_vendor_says_is_shown(server, far) -> None:
 
 
 def test_a_plan_without_destinations_is_told_so(server, far) -> None:
-    """403 naming the plan; and whoever leaves such a plan gets nothing delivered any more."""
+    """403 naming the plan."""
     refused = server.call("POST", "/v1/destinations", far.wish(), key=SMALL)
     assert (refused.status_code, refused.json()["code"]) == (403, "destinations_not_in_plan")
     assert "business" in refused.json()["detail"]
     assert server.call("GET", "/v1/destinations", key=SMALL).status_code == 403
 
 
+def test_whoever_leaves_the_plan_gets_nothing_delivered(tmp_path, keys, far) -> None:
+    """After a restart at once; and the secrets can be taken away."""
+    root = tmp_path / "data"
+    with server_on(root, keys) as server:
+        destination_id = created(server, far.wish())
+        server.emit(OURS, 5, 0)
+        await_that(lambda: of(far, OURS) == 5, root)
+    with contextlib.closing(Registry.open(DataDirectory(root).registry_url, Catalog.load())) as registry:
+        registry.set_plan(OURS, "business", by=OPERATOR)
+    with server_on(root, keys) as server:
+        server.emit(OURS, 5, 5)
+        await_that((DataDirectory(root).cursors / f"{destination_id}.cursor.json").exists, root)
+        time.sleep(2)
+        assert of(far, OURS) == 5
+        assert server.call("GET", "/v1/destinations").json()["code"] == "destinations_not_in_plan"
+        assert server.call("DELETE", f"/v1/destinations/{destination_id}").status_code == 204
+
+
+def moderated(server: Server) -> set[str]:
+    """Return the ids of our organization's moderation entries, as the log has them."""
+    answer = server.call("GET", "/v1/audit-logs?event_types=moderation.created&limit=1000")
+    return {entry["id"] for entry in answer.json()["data"]}
+
+
 def test_a_killed_server_goes_on_where_it_was(tmp_path, keys, far) -> None:
-    """Kill -9 of everything, also while Splunk does not answer: nothing is lost, and it is set up as before."""
+    """Kill -9 of everything while Splunk is busy loses nothing; a clean restart repeats nothing."""
     root = tmp_path / "data"
     with server_on(root, keys) as server:
         destination_id = created(server, far.wish())
@@ -150,9 +178,18 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path, keys, far) -> None:
         os.killpg(server.process.pid, signal.SIGKILL)
         server.process.wait(20)
     with server_on(root, keys) as server:
-        await_that(lambda: of(far, OURS) >= 40, root)
-        assert len({entry["event_id"] for entry in arrived(far)}) >= 40
+        await_that(lambda: len(moderated(server)) == 40, root)
+        expected = moderated(server)
+        await_that(lambda: expected <= {entry["event_id"] for entry in arrived(far)}, root)
         assert server.call("GET", "/v1/destinations").json()["data"][0]["id"] == destination_id
+        await_that(lambda: told(server, destination_id, "delivering"), root)
+    before = len(far.hec.indexed)
+    with server_on(root, keys) as server:
+        server.emit(OURS, 1, 40)
+        await_that(lambda: len(moderated(server) - expected) == 1, root)
+        await_that(lambda: moderated(server) <= {entry["event_id"] for entry in arrived(far)}, root)
+    again = [entry["event_id"] for entry in arrived(far)[before:]]
+    assert not expected & set(again)
 
 
 def test_another_organization_sees_nothing_of_it(server, far) -> None:

@@ -126,7 +126,9 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _asked(services: Services, call: Call, model: type[OrganizationParameters]) -> tuple[_Asked, Any]:
+def _asked(
+    services: Services, call: Call, model: type[OrganizationParameters], *, on_any_plan: bool = False
+) -> tuple[_Asked, Any]:
     """Return who asks about whom, and for what.
 
     Raises:
@@ -142,7 +144,7 @@ def _asked(services: Services, call: Call, model: type[OrganizationParameters]) 
             "On this server organizations set no destinations up for themselves.",
             remedy="Ask its operator for one.",
         )
-    if not about.policy.siem:
+    if not (about.policy.siem or on_any_plan):
         plans = [name for name, plan in services.policies.plans.items() if plan.siem]
         raise Problem(
             403,
@@ -212,7 +214,7 @@ def _change(services: Services, call: Call, destination_id: str) -> Response:
 
 
 def _delete(services: Services, call: Call, destination_id: str) -> Response:
-    asked, _ = _asked(services, call, OrganizationParameters)
+    asked, _ = _asked(services, call, OrganizationParameters, on_any_plan=True)  # whoever leaves takes secrets along
     try:
         services.registry.destinations.delete(
             asked.about.organization_id, destination_id, by=asked.caller.actor, origin=asked.origin

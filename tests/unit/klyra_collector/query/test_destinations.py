@@ -14,7 +14,7 @@ from klyra_collector.self_service.checking import Rules
 from klyra_collector.self_service.kinds import KINDS
 from klyra_collector.self_service.secret_box import SecretBox
 from klyra_collector.self_service_settings import VENDOR_HOSTS
-from support.api import ACME, OTHER, Api, assert_problem, running_api
+from support.api import ACME, OPERATOR, OTHER, Api, assert_problem, running_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,6 +158,16 @@ def test_a_plan_without_destinations(api, method, path) -> None:
         )
     found = assert_problem(answer, 403, "destinations_not_in_plan", plan="startup")
     assert "enterprise" in found["remedy"]
+
+
+def test_whoever_has_left_the_plan_takes_its_secrets_along(api, admin) -> None:
+    """Deleting is for every plan; it cannot be told from another organization's."""
+    one = made(admin)
+    api.registry.set_plan(OTHER, "business", by=OPERATOR)
+    assert_problem(admin.get("/v1/destinations"), 403, "destinations_not_in_plan", plan="business")
+    assert admin.delete(f"/v1/destinations/{one['id']}").status_code == 204
+    assert api.registry.destinations.all() == []
+    assert_problem(admin.delete(f"/v1/destinations/{one['id']}"), 404, "unknown_destination")
 
 
 def test_it_takes_an_administrator(api) -> None:
