@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS: Final = 30.0  # after a destination could not be begun: an installed library or a plan may mend it
 REPORT_SECONDS: Final = 10.0
-MOST_TRIALS: Final = 4  # at once: each is a thread, and anybody's administrator may ask for any number
+MOST_TRIALS: Final = 16  # at once, one of each organization: each is a thread, and any number may be asked for
 STOP_SECONDS: Final = 5.0
 
 _OUTCOMES = {
@@ -104,7 +104,7 @@ class SelfService:
         self._running: dict[str, _Running] = {}
         self._settings: dict[str, DestinationSettings] = {}
         self._reported: dict[str, tuple[dict[str, Any], float]] = {}
-        self._trials: set[str] = set()
+        self._trials: dict[str, str] = {}  # of those under way, whose they are
 
     def run(self, stop: threading.Event, look_seconds: float) -> None:
         """Look again and again until `stop` is set; then stop every delivery."""
@@ -245,9 +245,11 @@ class SelfService:
     # Trials
 
     def _begin_trial(self, trial_id: str, stored: StoredDestination | None) -> None:
-        if trial_id in self._trials or stored is None or len(self._trials) >= MOST_TRIALS:
+        if stored is None or trial_id in self._trials:
+            return
+        if stored.organization_id in list(self._trials.values()) or len(self._trials) >= MOST_TRIALS:
             return  # what waits is begun at a later look
-        self._trials.add(trial_id)
+        self._trials[trial_id] = stored.organization_id
         threading.Thread(target=self._try, args=(trial_id, stored), name="trial", daemon=True).start()
 
     def _try(self, trial_id: str, stored: StoredDestination) -> None:
@@ -268,7 +270,7 @@ class SelfService:
         except RetryLater as error:
             _log.warning("trial_not_answered", destination=stored.destination_id, code=error.code)
         finally:
-            self._trials.discard(trial_id)
+            self._trials.pop(trial_id, None)
 
 
 def settings_of(stored: StoredDestination) -> DestinationSettings:

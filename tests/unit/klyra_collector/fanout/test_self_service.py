@@ -323,22 +323,27 @@ def test_a_trial_is_carried_out(registry, workshop, runner, outcome, answer) -> 
     assert told["event_id"].startswith("log_")
 
 
-def test_trials_are_not_all_carried_out_at_once(registry, workshop, runner, monkeypatch) -> None:
-    """Those that wait are at a later look."""
+def test_an_organization_that_asks_for_many_trials_keeps_no_other_waiting(
+    registry, workshop, runner, monkeypatch
+) -> None:
+    """One of each is under way at a time; the others are at a later look."""
+    registry.create_organization("org_others", "enterprise", by=OPERATOR)
     create(registry)
-    begun, go_on = threading.Semaphore(0), threading.Event()
+    registry.destinations.create("org_others", SECOND, SPEC, by=OPERATOR)
+    begun: list[str] = []
+    go_on = threading.Event()
 
-    def send(*_: object) -> tuple[str, Outcome]:
-        begun.release()
+    def send(_: object, destination_id: str, __: object) -> tuple[str, Outcome]:
+        begun.append(destination_id)
         assert go_on.wait(10)
         return "log_x", Outcome(action=Action.DELIVERED, status="200")
 
     monkeypatch.setattr(self_service, "send_test_event", send)
-    trials = [registry.destinations.request_trial(OURS, FIRST) for _ in range(self_service.MOST_TRIALS + 3)]
+    trials = [registry.destinations.request_trial(OURS, FIRST) for _ in range(4)]
+    trials.append(registry.destinations.request_trial("org_others", SECOND))
     runner.look()
     runner.look()
-    assert all(begun.acquire(timeout=10) for _ in range(self_service.MOST_TRIALS))
-    assert not begun.acquire(timeout=0.05)
+    await_that(lambda: sorted(begun) == [FIRST, SECOND])
     go_on.set()
     await_that(lambda: runner.look() or all(map(registry.destinations.trial_answer, trials)))
 
@@ -358,7 +363,7 @@ def test_a_mistake_of_ours_in_a_trial_is_answered_without_its_words(registry, wo
     """They might quote a secret; and the next trial is carried out."""
     create(registry)
     workshop.errors[FIRST] = ValueError("the token s3cret is odd")
-    trials = [registry.destinations.request_trial(OURS, FIRST) for _ in range(self_service.MOST_TRIALS + 1)]
+    trials = [registry.destinations.request_trial(OURS, FIRST) for _ in range(3)]
     with capture_logs() as logs:
         await_that(lambda: runner.look() or all(map(registry.destinations.trial_answer, trials)))
     told = registry.destinations.trial_answer(trials[0])
