@@ -152,6 +152,10 @@ class MemoryLedger:
         """Replace what is stored of a record, as someone with access to the files could."""
         self._shards[record.origin][record.index] = replace(record, **changes)
 
+    def forget(self, origin: str) -> None:
+        """Leave a shard as it was before its first record."""
+        self._shards[origin].clear()
+
     def erase(self, record: SealedRecord, *names: str) -> None:
         """Overwrite sections of a record with zeros, as an erasure does."""
         assert record.body is not None
@@ -177,7 +181,8 @@ class MemoryLedger:
         made = Leaf(kind, flags, expire_day, org_ref, len(chain), ingest_us, 0, 0, previous, commit)
         encoded = made.pack()
         chain.append(merkle.leaf_hash(encoded))
-        return SealedRecord(origin, len(self._shards[origin]), encoded, made, None, None)
+        # Unpacked again, as whoever reads the ledger has it: a kind is a plain number there.
+        return SealedRecord(origin, len(self._shards[origin]), encoded, Leaf.unpack(encoded), None, None)
 
     def _add(self, record: SealedRecord) -> SealedRecord:
         self._shards[record.origin].append(record)

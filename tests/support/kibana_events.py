@@ -121,7 +121,7 @@ def _quarantined() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     for number in range(12):
         raw = f"not JSON {now_us} {number}".encode()
         record = ledger.quarantine(organization_id=ORGANIZATION, ingest_us=now_us - number * SECOND_US, raw=raw)
-        assert record.leaf.kind is Kind.QUARANTINE
+        assert record.leaf.kind == Kind.QUARANTINE
         placing = Placing(policy="startup", expire_day=record.leaf.expire_day)
         row = quarantine_row_of(record, raw)._replace(key_id="key_0123456789ab")
         yield _create(names.quarantine_stream("startup"), row.sha256), quarantine_document(record, placing, row, raw)
@@ -158,7 +158,7 @@ def health_document(client: Elasticsearch, folder: Path, collector: str, moment_
         waiting=lambda: 2,
         dead_letters=lambda: 1,
         witnessed_s=lambda: moment_us // SECOND_US - 61,
-        self_check=lambda: {"self_check": "failed", "self_check_age_seconds": 7},
+        self_check=lambda: {"self_check": "failed", "self_check_age_seconds": 7200},
         wall_us=lambda: moment_us,
     )
     return Health(sources, bulk=None).document()  # type: ignore[arg-type] - nothing is written

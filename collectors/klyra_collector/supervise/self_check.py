@@ -26,7 +26,7 @@ from klyra_collector.verify.elasticsearch_client import Hit
 from klyra_collector.verify.elasticsearch_documents import document_of, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from elasticsearch import Elasticsearch
@@ -44,7 +44,7 @@ _COPIES: Final = 4  # of one record: on both sides of a rollover, and under hold
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
     """Where a record stands."""
 
@@ -71,11 +71,25 @@ class Copy:
     wall_us: Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Suspects:
+    """Records that were wrong once.
+
+    Attributes:
+        places: of these records.
+        sizes: of the ledger at that time: once a search finds all of it, a change that was under way is over.
+    """
+
+    places: frozenset[Place]
+    sizes: Mapping[str, int]
+
+
 class SelfCheck:
     """Looks at some entries now and then. One thread uses it.
 
-    What is wrong counts once it was so twice, with the store having caught up in between: an extension or an erasure
-    that was sealed a moment ago is not in the copy yet.
+    Only what a search should find by now is looked at. What is wrong counts once it was so twice, with the store
+    having got in between to where the ledger was: an extension or an erasure that was sealed a moment ago is not in
+    the copy yet.
     """
 
     def __init__(
@@ -97,61 +111,73 @@ class SelfCheck:
         self._chance = chance or random.SystemRandom()
         self._monotonic = monotonic
         self._next = 0.0
-        self._suspects: frozenset[Place] = frozenset()
+        self._suspects: _Suspects | None = None
         self._wrong: frozenset[Place] = frozenset()
-        self._checked_us: int | None = None
+        self._state = "pending"
+        self._since_us = copy.wall_us()
 
     def tell(self) -> dict[str, Any]:
-        """Look if that is due, and return what health documents say of it: nothing before the first time.
+        """Look if that is due, and return what health documents say of it; nothing while the ledger is empty.
+
+        The age is that of the last look that came to an end; before the first one, of this process.
 
         Raises:
             StoreUnavailable, AnswerIncomplete, SearchRefused: the cluster does not answer.
             LedgerDamaged: the ledger cannot be read.
         """
-        if self._is_caught_up() and (self._suspects or self._monotonic() >= self._next):
-            self._look()
-        if self._checked_us is None:
+        sizes = self._sizes()
+        if not any(sizes.values()):
             return {}
-        age_us = self._copy.wall_us() - self._checked_us
-        return {
-            "self_check": "failed" if self._wrong else "passed",
-            "self_check_age_seconds": max(0, age_us // MICROSECONDS),
-        }
+        searchable = load(self._copy.cursors).searchable
+        if self._suspects is not None:
+            if all(searchable.get(origin, 0) >= size for origin, size in self._suspects.sizes.items()):
+                self._look_again(self._suspects.places)
+        elif self._monotonic() >= self._next:
+            found = {origin: min(size, searchable.get(origin, 0)) for origin, size in sizes.items()}
+            if any(found.values()):
+                self._look(found, sizes)
+        age_us = self._copy.wall_us() - self._since_us
+        return {"self_check": self._state, "self_check_age_seconds": max(0, age_us // MICROSECONDS)}
 
-    def _look(self) -> None:
-        if self._suspects:
-            self._wrong |= self._not_right(self._suspects)
-            self._suspects = frozenset()
+    def _look(self, found: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+        """Look at what was wrong before and at some more, of what a search has found."""
+        not_right = self._not_right(self._wrong | frozenset(self._drawn(found)))
+        suspects = not_right - self._wrong
+        self._wrong &= not_right
+        if suspects:
+            self._suspects = _Suspects(suspects, sizes)
         else:
-            found = self._not_right(self._wrong | frozenset(self._drawn()))
-            self._suspects = found - self._wrong
-            self._wrong &= found
-        for place in self._wrong:
+            self._conclude()
+
+    def _look_again(self, suspects: frozenset[Place]) -> None:
+        self._wrong |= self._not_right(suspects)
+        self._suspects = None
+        self._conclude()
+
+    def _conclude(self) -> None:
+        for place in sorted(self._wrong):
             _log.error("elasticsearch.self_check_failed", log=place.origin, index=place.index)
-        if not self._suspects:
-            self._checked_us = self._copy.wall_us()
-            self._next = self._monotonic() + EVERY_SECONDS
+        self._state = "failed" if self._wrong else "passed"
+        self._since_us = self._copy.wall_us()
+        self._next = self._monotonic() + EVERY_SECONDS
+
+    def _sizes(self) -> dict[str, int]:
+        reader = self._copy.reader
+        return {origin: reader.committed(origin) for origin in reader.origins()}
+
+    def _drawn(self, found: Mapping[str, int]) -> Iterator[Place]:
+        for origin, size in self._chance.choices(list(found.items()), weights=list(found.values()), k=SAMPLES):
+            yield Place(origin, self._chance.randrange(size))
 
     def _not_right(self, places: frozenset[Place]) -> frozenset[Place]:
-        return frozenset(place for place in places if not self._is_right(place))
-
-    def _is_caught_up(self) -> bool:
-        searchable = load(self._copy.cursors).searchable
-        reader = self._copy.reader
-        origins = reader.origins()
-        return bool(origins) and all(searchable.get(origin, 0) >= reader.committed(origin) for origin in origins)
-
-    def _drawn(self) -> Iterator[Place]:
-        reader = self._copy.reader
-        sizes = [(origin, reader.committed(origin)) for origin in reader.origins()]
-        for origin, size in self._chance.choices(sizes, weights=[size for _, size in sizes], k=SAMPLES):
-            yield Place(origin, self._chance.randrange(size))
+        refused = {Place(one.origin, one.index) for one in self._copy.dead_letters.read()}
+        return frozenset(place for place in sorted(places - refused) if not self._is_right(place))
 
     def _is_right(self, place: Place) -> bool:
         """Say whether the copy of a record is what it must be; what no copy has to be of is."""
         (record,) = self._copy.reader.read(place.origin, place.index, 1)
         body = record.body
-        if record.leaf.kind is not Kind.EVENT or body is None or not self._must_be_there(record, place):
+        if record.leaf.kind != Kind.EVENT or body is None or not self._must_be_there(record, place):
             return True
         copies = self._copies(place)
         return bool(copies) and all(_is_of(copy, record, body) for copy in copies)
@@ -159,10 +185,7 @@ class SelfCheck:
     def _must_be_there(self, record: SealedRecord, place: Place) -> bool:
         today = day_of(self._copy.wall_us())
         expires = self._copy.reader.retention().effective_day(place.origin, record.leaf)
-        # The last day ends while we look; and what was refused for good was told as such.
-        return expires > today + 1 and place not in {
-            Place(one.origin, one.index) for one in self._copy.dead_letters.read()
-        }
+        return expires > today + 1  # the last day may end while we look
 
     def _copies(self, place: Place) -> list[CopyDocument]:
         where = [{"term": {"klyra.log": place.origin}}, {"term": {"klyra.index": place.index}}]

@@ -149,7 +149,7 @@ def _ingest_delay(reader: LedgerReader, log: str) -> dict[str, int]:
     delays = [
         record.leaf.ingest_us // 1000 - timestamps.to_nanoseconds(_timestamp(record.body)) // 1_000_000
         for record in newest
-        if record.leaf.kind is Kind.EVENT and record.body and not record.leaf.flags & Flag.BACKFILLED
+        if record.leaf.kind == Kind.EVENT and record.body and not record.leaf.flags & Flag.BACKFILLED
     ]
     return {"ingest_delay_ms": max(0, *delays)} if delays else {}
 
