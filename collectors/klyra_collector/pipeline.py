@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from klyra_audit.errors import InvalidEvent, Rejected
+from klyra_audit.format.quarantined import KeptInput
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import REPLAYED, KeptInput, quarantine_record
+from klyra_collector.quarantine import REPLAYED, quarantine_record
 from klyra_collector.receive.audit_record import with_chain_warnings
 from klyra_collector.receive.emitter_signatures import EmitterSignatures
 from klyra_collector.receive.opening import RequestOpener

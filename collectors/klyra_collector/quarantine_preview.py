@@ -17,7 +17,7 @@ from klyra_audit.forward.message import decode_message
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from klyra_collector.quarantine import KeptInput
+    from klyra_audit.format.quarantined import KeptInput
 
 MAX_CHARACTERS: Final = 64 * 1024
 

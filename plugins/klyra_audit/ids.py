@@ -8,19 +8,13 @@ import re
 import time
 import uuid
 
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+from klyra_audit.format.base32 import encode_base32
+
 LOG_ID = re.compile(r"log_[0-9a-z]{8,40}")
 
-_LENGTH = 26  # 130 bits of base32 carry the 128 of a UUID
-_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)  # 10 bits at a time
 _RANDOM_BYTES = 10
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
-
-
-def encode_base32(value: int) -> str:
-    """Return a 128-bit number as 26 characters of lower-case Crockford base32, most significant first."""
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(5 * _LENGTH - 10, -1, -10)])
 
 
 def uuid7(milliseconds: int, random: bytes) -> uuid.UUID:

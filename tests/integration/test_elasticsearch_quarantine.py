@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from klyra_audit.format.leaf import Kind
+from klyra_audit.format.quarantined import KeptInput, quarantine_reference
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
-from klyra_collector.quarantine import KeptInput, quarantine_reference
 from klyra_collector.store.elasticsearch.connection import connect, parse, request
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
 from klyra_collector.store.elasticsearch.documents import MetadataFields, Placing, entry_document, quarantine_document

@@ -19,9 +19,9 @@ import pytest
 
 from klyra_audit.format import sections as format_sections
 from klyra_audit.format.frame import read_blob_frames
+from klyra_audit.format.quarantined import KeptInput
 from klyra_audit.forward.message import decode_message
 from klyra_collector.data_directory import DataDirectory
-from klyra_collector.quarantine import KeptInput
 from support import collector, forward, otlp
 from support.collector import ACME, OTHER
 from support.forward import MODES, PASSWORD, SHARED_KEY, TAG, TIME, USER, Wire, entry

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from klyra_audit.format import frame
 from klyra_audit.format.frame import BlobFrame
 from klyra_audit.format.leaf import Kind
-from klyra_collector.quarantine import KeptInput, quarantine_reference
+from klyra_audit.format.quarantined import KeptInput, quarantine_reference
 from support import otlp
 from support.sealing import read_all
 

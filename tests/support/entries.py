@@ -6,8 +6,9 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from klyra_audit import ids, timestamps
+from klyra_audit import timestamps
 from klyra_audit.format import canonical, leaf, merkle, sections
+from klyra_audit.format.base32 import encode_base32
 from klyra_audit.format.frame import BodyFrame
 from klyra_audit.format.leaf import Flag, Kind, Leaf
 from klyra_audit.format.sections import NO_MARKS, Marks, Salts, Sections
@@ -27,7 +28,7 @@ def document(number: int = 0, /, *, organization_id: str = ACME, **members: Any)
     """Return an event document like the product page's; `members` replaces any of its members."""
     second = number % 60
     return {
-        "id": f"log_{ids.encode_base32(number)}",
+        "id": f"log_{encode_base32(number)}",
         "timestamp": f"2026-03-10T11:{number // 60 % 60:02d}:{second:02d}Z",
         "event_type": "moderation.created",
         "actor": {"type": "api_key", "id": "key_9z8y7x6w5v4u", "name": "Production API Key"},

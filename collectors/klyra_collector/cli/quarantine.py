@@ -252,7 +252,7 @@ def _show(found: dict[str, Any]) -> None:
 
 def _write_content(found: dict[str, Any]) -> None:
     """Write the input as it came, without the line that was put before it."""
-    from klyra_collector.quarantine import KeptInput  # noqa: PLC0415 - needs more than the other commands
+    from klyra_audit.format.quarantined import KeptInput  # noqa: PLC0415 - needs more than the other commands
 
     if found["raw"] is None:
         api.fail(f"the bytes are {found['bytes']}.")

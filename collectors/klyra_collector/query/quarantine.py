@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from klyra_audit import timestamps
 from klyra_audit.format.leaf import Leaf
-from klyra_collector.quarantine import KeptInput
+from klyra_audit.format.quarantined import KeptInput
 from klyra_collector.quarantine_preview import preview_of
 from klyra_collector.query import openapi
 from klyra_collector.query.authorization import require, subject

@@ -22,10 +22,11 @@ from klyra_audit.errors import Paused, Rejected
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import FormatError
 from klyra_audit.format.leaf import Kind, Leaf
+from klyra_audit.format.quarantined import KeptInput
 from klyra_audit.format.sections import OPERATOR_REFERENCE
 from klyra_collector.data_directory import FRAMES, ShardDirectory
 from klyra_collector.errors import Overloaded
-from klyra_collector.quarantine import REPEAT, KeptInput
+from klyra_collector.quarantine import REPEAT
 from klyra_collector.receive import answers
 from klyra_collector.receive.http_request import authenticate
 from klyra_collector.receive.own_form import MAX_SEQUENCE

@@ -18,10 +18,11 @@ from klyra_audit.event import Actor, AuditEvent, Resource
 from klyra_audit.format import canonical, sections
 from klyra_audit.format.errors import FormatError
 from klyra_audit.format.leaf import Kind
+from klyra_audit.format.quarantined import KeptInput
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.forward.message import decode_message
 from klyra_collector.errors import Conflict
-from klyra_collector.quarantine import DOCUMENT, REPEAT, REPLAYED, KeptInput
+from klyra_collector.quarantine import DOCUMENT, REPEAT, REPLAYED
 from klyra_collector.receive.forward.record import FORWARD, FORWARD_UNACKNOWLEDGED, ForwardRecord, Source
 from klyra_collector.receive.senders import Sender
 from klyra_collector.receive.wire import OTLP_JSON, OTLP_PROTOBUF, decode_protobuf

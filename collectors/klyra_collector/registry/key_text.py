@@ -16,7 +16,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from klyra_audit.ids import ALPHABET
+from klyra_audit.format.base32 import ALPHABET
 
 KEY_ID_PREFIX: Final = "key_"
 

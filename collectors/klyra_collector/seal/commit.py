@@ -14,9 +14,10 @@ from klyra_audit.format.control import Key
 from klyra_audit.format.frame import BlobFrame, BodyFrame
 from klyra_audit.format.leaf import LEAF_SIZE, NEVER, Flag, Kind, Leaf
 from klyra_audit.format.merkle import leaf_hash
+from klyra_audit.format.quarantined import KeptInput
 from klyra_audit.timestamps import day_of
 from klyra_collector.errors import Conflict, IntakeHalted
-from klyra_collector.quarantine import DOCUMENT, REPEAT, KeptInput, quarantine_record
+from klyra_collector.quarantine import DOCUMENT, REPEAT, quarantine_record
 from klyra_collector.seal.heads import heads_record
 from klyra_collector.seal.recent import Seen
 from klyra_collector.seal.state import Boot

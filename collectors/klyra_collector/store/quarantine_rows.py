@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from klyra_audit import timestamps
-from klyra_collector.quarantine import REPLAYED, UNKNOWN, KeptInput, quarantine_reference
+from klyra_audit.format.quarantined import UNKNOWN, KeptInput, quarantine_reference
+from klyra_collector.quarantine import REPLAYED
 from klyra_collector.store.quarantined import QuarantineRow, ReplayNote
 from klyra_collector.store.rows import unusable
 

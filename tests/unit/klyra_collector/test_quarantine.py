@@ -8,8 +8,9 @@ import json
 import msgpack
 import pytest
 
+from klyra_audit.format.quarantined import KeptInput, quarantine_reference
 from klyra_audit.forward.message import decode_message
-from klyra_collector.quarantine import KeptInput, quarantine_record, quarantine_reference
+from klyra_collector.quarantine import quarantine_record
 from klyra_collector.receive.forward.record import records_of
 from klyra_collector.receive.forward.tags import TagTypes
 from klyra_collector.receive.wire import decode_protobuf

@@ -8,7 +8,7 @@ import msgpack
 import orjson
 import pytest
 
-from klyra_collector.quarantine import KeptInput
+from klyra_audit.format.quarantined import KeptInput
 from klyra_collector.quarantine_preview import MAX_CHARACTERS, preview_of
 from support import otlp
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from klyra_audit import ids
+from klyra_audit.format.quarantined import KeptInput, quarantine_reference
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
-from klyra_collector.quarantine import KeptInput, quarantine_reference
 from support.api import assert_problem, unavailable
 from support.entries import TODAY_US, document
 

@@ -20,12 +20,12 @@ from klyra_audit.event import Actor
 from klyra_audit.format import sections
 from klyra_audit.format.frame import read_blob_frames
 from klyra_audit.format.leaf import Kind
+from klyra_audit.format.quarantined import KeptInput, quarantine_reference
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
 from klyra_audit.forward.message import decode_message
 from klyra_audit.mapping.table import Additions
 from klyra_audit.validation import Validator
 from klyra_collector.data_directory import DataDirectory
-from klyra_collector.quarantine import KeptInput, quarantine_reference
 from klyra_collector.receive.forward.record import records_of
 from klyra_collector.receive.forward.tags import TagTypes
 from klyra_collector.receive.outbox import OutboxDrain

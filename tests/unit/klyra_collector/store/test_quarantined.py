@@ -6,8 +6,8 @@ import pytest
 
 from klyra_audit.format import control
 from klyra_audit.format.leaf import Kind
+from klyra_audit.format.quarantined import KeptInput, quarantine_reference
 from klyra_audit.format.sections import OPERATOR_ORGANIZATION_ID
-from klyra_collector.quarantine import KeptInput, quarantine_reference
 from klyra_collector.store.follower import Follower
 from klyra_collector.store.quarantined import QuarantineFilters, QuarantineSearch
 from klyra_collector.store.rows import RecordUnusable
