@@ -128,6 +128,20 @@ def test_what_cannot_be_emitted_says_why(served, arguments, stdin, said) -> None
     assert said in sent.stderr
 
 
+def test_entries_are_found_by_address(served, tmp_path) -> None:
+    """One address, or a block, as the README has it; the export asks the same way."""
+    data, key = served
+    metadata = '{"client_ip":"198.51.100.123","role":"a"}'
+    sent = emit(served, "user.added", "--actor", "user:usr_1", "--resource", "user:usr_9", "--metadata", metadata)
+    entry = await_entry(served, json.loads(sent.stdout)["record_id"])
+    for address in ("198.51.100.123", "198.51.100.0/24"):
+        assert query(served, "--client-ip", address) == [entry]
+    assert query(served, "--client-ip", "203.0.113.0/24") == []
+    path = tmp_path / "out.json"
+    done = klyra("export", str(path), "--client-ip", "198.51.100.0/24", "--data", data, KLYRA_KEY=key)
+    assert (done.returncode, json.loads(path.read_text())) == (0, [entry]), done.stderr
+
+
 def test_query_prints_a_table_for_people(served) -> None:
     """One heading, one line an entry."""
     data, key = served

@@ -155,8 +155,9 @@ class TestAllIsWell:
         report = verify_with_ledger(copy, data, options)
         assert not bad(report)
         assert report.exit_status == 0
-        copied = report.shards[2:]
+        copied, kept = report.shards[2:4], report.shards[4:]
         assert [shard.directory for shard in copied] == ["elasticsearch 2025", "elasticsearch 2026"]
+        assert [shard.directory for shard in kept] == ["klyra-audit-ledger 2025", "klyra-audit-ledger 2026"]
         assert all(shard.counts[V.EXPIRED_OK] > 0 for shard in copied)
         assert sum(shard.counts[V.REDACTED_OK] for shard in copied) > 0
         assert not [note for shard in copied for note in shard.notes]  # it is at the end of both

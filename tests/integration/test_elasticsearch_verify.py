@@ -78,6 +78,7 @@ def write(node: Node, data: Path) -> None:
 def _refreshed(monkeypatch) -> None:
     """Tests refresh themselves."""
     monkeypatch.setattr(elasticsearch_copy, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(elasticsearch_copy, "COPY_SECONDS", 0)
 
 
 @pytest.fixture
@@ -181,6 +182,56 @@ def test_somebody_else_s_document(verify, node, found) -> None:
     finally:
         for each in written:
             node.request("DELETE", f"{path_of(each)}?refresh=true").raise_for_status()
+
+
+def test_an_entry_that_no_search_finds(verify, node, found) -> None:
+    """ALTERED: somebody had the index leave out what is long, wrote it again, and put the mapping back."""
+    hit = found(100)
+    mapping = f"{hit['_index']}/_mapping"
+
+    def leave_out_above(characters: int | None) -> None:
+        field = {"type": "keyword"} | ({} if characters is None else {"ignore_above": characters})
+        node.request("PUT", mapping, json={"properties": {"organization_id": field}}).raise_for_status()
+
+    leave_out_above(1)
+    try:
+        assert verify() == (1, {"ALTERED": 1}), "the mapping"
+        replace(node, hit, hit["_source"])
+        assert verify() == (1, {"ALTERED": 2}), "the mapping and the entry"
+        leave_out_above(None)
+        assert verify() == (1, {"ALTERED": 1}), "the entry"
+    finally:
+        leave_out_above(None)
+        replace(node, hit, hit["_source"])
+    assert verify() == (0, {})
+
+
+def test_an_entry_in_the_stream_of_somebody_else(verify, node, found) -> None:
+    """A leak is told, though the entry itself is as it was sealed."""
+    hit = found(103)
+    leaked = node.request(
+        "PUT", f"{STREAM}-at-org_other/_create/{quote(hit['_id'], safe='')}?refresh=true", json=hit["_source"]
+    )
+    leaked.raise_for_status()
+    try:
+        assert verify() in ((1, {"DUPLICATE": 1}), (1, {"DUPLICATE": 1, "ALTERED": 1}))
+        node.request("DELETE", f"{path_of(hit)}?refresh=true").raise_for_status()
+        assert verify() == (1, {"ALTERED": 1})
+    finally:
+        node.request("DELETE", f"{path_of(leaked.json())}?refresh=true").raise_for_status()
+        node.request("PUT", f"{STREAM}/_create/{quote(hit['_id'], safe='')}?refresh=true", json=hit["_source"])
+    assert verify() == (0, {})
+
+
+def test_quarantined_input_that_was_deleted(verify, node, data) -> None:
+    """MISSING, with the ledger and without it."""
+    (hit, *_) = node.request("POST", "klyra-audit-quarantine-business/_search").json()["hits"]["hits"]
+    node.request("DELETE", f"{path_of(hit)}?refresh=true").raise_for_status()
+    try:
+        assert verify() == verify("--ledger", str(data)) == (1, {"MISSING": 1})
+    finally:
+        again = f"klyra-audit-quarantine-business/_create/{quote(hit['_id'], safe='')}?refresh=true"
+        node.request("PUT", again, json=hit["_source"]).raise_for_status()
 
 
 def test_a_reader_s_key_is_enough(verify, node, data) -> None:

@@ -170,6 +170,24 @@ class TestFollowing:
         (hit,) = keys.copy(log)
         assert hit["_source"]["size"] == 3
 
+    def test_a_killed_store_copies_what_it_left_out(
+        self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path
+    ) -> None:
+        """Also when nothing comes after it: else entries are there that nothing kept of the ledger covers."""
+        for number in range(3):
+            seal(ledger, log, number)
+        with following(keys, ledger, tmp_path) as store:
+            while load(store.cursors).searchable.get(log) != 3:
+                store.follow()
+                keys.refresh()
+                store.store.shrink()
+        assert keys.copy(log) == []
+        with following(keys, ledger, tmp_path) as store:
+            store.follow()
+            store.store.finish()
+        (hit,) = keys.copy(log)
+        assert hit["_source"]["size"] == 3
+
     def test_a_copy_of_another_ledger_halts(self, keys: Keys, ledger: MemoryLedger, log: str, tmp_path: Path) -> None:
         """Two ledgers of one name, or a changed copy, are not written over."""
         for number in range(256):

@@ -20,6 +20,7 @@ from klyra_collector.store.follower import Follower
 from klyra_collector.store.sqlite import SqliteStore
 from klyra_collector.verify.copies import CopyDocument, CopySections
 from klyra_collector.verify.copies_sqlite import PERSONAL, columns_of
+from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
     from klyra_audit.format.canonical import JsonObject
@@ -93,9 +94,13 @@ class ListedCopy:
         """See `CopyReader`."""
         return (document for document in self.listed if document.log == log)
 
-    def strays(self) -> Iterator[str]:
+    def quarantined(self, _log: str) -> None:
+        """See `CopyReader`: there is none."""
+
+    def strays(self) -> Iterator[Problem]:
         """See `CopyReader`."""
-        return (f"a document of {item.log}" for item in self.listed if item.log not in self.applied)
+        strays = (item for item in self.listed if item.log not in self.applied)
+        return (Problem(Verdict.EXTRA, f"a document of {item.log}") for item in strays)
 
     def fields_of(self, entry: JsonObject) -> dict[str, object]:
         """See `CopyReader`: those that are searched, without the text of the entry."""

@@ -14,6 +14,7 @@ from klyra_collector.seal.durable import Disk
 from klyra_collector.store.elasticsearch.assembly import metadata_fields
 from klyra_collector.store.elasticsearch.bulk import BulkWriter
 from klyra_collector.store.elasticsearch.connection import connect, parse, request
+from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
 from klyra_collector.store.elasticsearch.effective import make_ready
 from klyra_collector.store.elasticsearch.endpoint import BulkClient, ExistingDocuments
@@ -151,7 +152,7 @@ def following(
         parts = Parts(
             bulk=bulk,
             lines=DocumentLines(streams, fields, ledger.retention, repeats),
-            ledger_copy=LedgerCopy(ledger, folder / "ledger"),  # type: ignore[arg-type]
+            ledger_copy=LedgerCopy(ledger, folder / "ledger", load(folder).applied),  # type: ignore[arg-type]
             searchable=Searchable(keys.reader),
             present=Present(keys.reader, beyond=batch),
             operations=operations,

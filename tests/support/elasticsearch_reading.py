@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from typing import Any
 
 
@@ -21,6 +22,7 @@ class Stored:
     index: str
     id: str
     source: dict[str, Any]
+    ignored: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -31,12 +33,14 @@ class ReadingElasticsearch:
         documents: everything it has.
         asked: method and path of each request.
         authorization: of the last request.
+        mappings: of indexes that do not treat documents as the shipped mappings do.
         bend: changes status and body of an answer before it is sent; given the path.
     """
 
     documents: list[Stored] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
     authorization: str | None = None
+    mappings: dict[str, dict[str, Any]] = field(default_factory=dict)
     bend: Callable[[str, int, Any], tuple[int, Any]] = lambda _path, status, body: (status, body)
     url: str = ""
 
@@ -62,6 +66,10 @@ class ReadingElasticsearch:
             return 200, {"id": path.removesuffix("/_pit").strip("/")}
         if path == "/_pit" and method == "DELETE":
             return 200, {"succeeded": True}
+        if path.endswith("/_mapping") and method == "GET":
+            scope = _scope(path.removesuffix("/_mapping").strip("/"))
+            indexes = {each.index for each in self.documents if scope(each.index)}
+            return 200, {index: {"mappings": self.mappings.get(index) or shipped_mapping(index)} for index in indexes}
         if path == "/_search" and method == "POST":
             return 200, self._search(body)
         return 404, {"error": {"type": "unknown"}}
@@ -74,17 +82,20 @@ class ReadingElasticsearch:
             if scope(each.index) and _matches(body["query"], each.source)
         ]
         fields = [next(iter(each)) for each in body.get("sort", [])]
+        backwards = {"_shard_doc": "desc"} in body.get("sort", [])
         hits = sorted(
             (
                 {
                     "_index": each.index,
                     "_id": each.id,
                     "_source": _without(each.source, body.get("_source", {}).get("excludes", [])),
+                    **({"_ignored": each.ignored} if each.ignored else {}),
                     "sort": [number if name == "_shard_doc" else _sort_value(each.source, name) for name in fields],
                 }
                 for number, each in found
             ),
             key=lambda hit: hit["sort"],
+            reverse=backwards,
         )
         after = body.get("search_after")
         page = [hit for hit in hits if after is None or hit["sort"] > after][: body["size"]]
@@ -147,8 +158,18 @@ def _scope(pattern: str) -> Callable[[str], bool]:
     return lambda index: any(names(part, index) for part in within) and not any(names(part, index) for part in without)
 
 
+def shipped_mapping(index: str) -> dict[str, Any]:
+    """Return what set-up makes of an index."""
+    name = "quarantine.json" if "quarantine" in index else "entries.json"
+    template = resources.files("klyra_collector.store.elasticsearch") / "definitions" / name
+    mapping: dict[str, Any] = json.loads(template.read_text())["template"]["mappings"]
+    return mapping
+
+
 def _matches(query: dict[str, Any], source: dict[str, Any]) -> bool:
     (kind, inner), *_ = query.items()
+    if kind == "match_none":
+        return False
     if kind == "bool":
         return all(_matches(each, source) for each in inner.get("filter", [])) and not any(
             _matches(each, source) for each in inner.get("must_not", [])

@@ -36,7 +36,7 @@ _COMMANDS = {
     "destination": _Command("destinations", "See how copies to destinations are doing, and try a destination."),
     "witness": _Command("witness", "Cosign the checkpoints of others' ledgers."),
     "map": _Command("map", "Show what other programs' records would become, and why."),
-    "setup": _Command("setup", "Prepare an Elasticsearch cluster for the logs."),
+    "setup": _Command("setup", "Prepare an Elasticsearch cluster for the logs, and Kibana for looking at them."),
     "config": _Command("settings", "Check and show the configuration."),
     "status": _Command("status", "Show what runs on a data directory, and how it is."),
 }

@@ -41,7 +41,7 @@ def filters(
     actor_ids: Texts | None,
     resource_ids: Texts | None,
     status: str | None,
-    client_ip: Texts | None,
+    client_ip: str | None,
     action: Texts | None,
 ) -> Filters:
     """Return the filters of a command's options."""
@@ -67,7 +67,7 @@ ResourceOption = Annotated[Texts | None, typer.Option("--resource", metavar="ID"
 StatusOption = Annotated[str | None, typer.Option("--status", help="success or failure.")]
 ActionOption = Annotated[Texts | None, typer.Option("--action", help="create, read, update or delete.")]
 IpOption = Annotated[
-    Texts | None, typer.Option("--client-ip", metavar="ADDRESS", help="Address or block such as 192.0.2.0/24.")
+    str | None, typer.Option("--client-ip", metavar="ADDRESS", help="Address or block such as 192.0.2.0/24.")
 ]
 
 

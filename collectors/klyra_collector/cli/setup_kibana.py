@@ -28,7 +28,8 @@ def kibana(
     url: Annotated[
         str | None,
         typer.Argument(
-            help="kibana+https://HOST:PORT[/BASE]?api_key=env:NAME, or ?user=NAME&password=env:NAME; &ca=FILE."
+            help="kibana+https://HOST:PORT/BASE?api_key=env:NAME, or ?user=NAME&password=env:NAME; &ca=FILE. "
+            "Leave /BASE out where Kibana stands at the root."
         ),
     ] = None,
     *,
@@ -41,7 +42,7 @@ def kibana(
     rules: Annotated[bool, typer.Option("--rules/--no-rules", help="Make the alert rules too.")] = True,
     roles: Annotated[bool, typer.Option("--roles", help="Make roles for people too; needs manage_security.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be brought in, and send nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be brought in; Kibana is not asked, and nothing is sent.")
     ] = False,
     only_print: Annotated[
         bool, typer.Option("--print", help="Print the file for Kibana's own import of saved objects; nothing is sent.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.packet_lines import Section
     from klyra_audit.format.sections import SectionName
+    from klyra_collector.verify.verdicts import Problem
 
 Fields = dict[str, object]
 
@@ -40,7 +41,7 @@ class CopyDocument:
         fields: everything that it is shown by or found by.
         sections: what its commitments are over; None where the copy keeps only what it shows.
         hidden_until: the UTC day from which it is shown, 0 for one that is; what another entry of its id hides is.
-        is_spare: it is kept besides the entry's own document, such as for a legal hold, and doubles nothing.
+        held: whether it stands where only a legal hold keeps it; None where a copy does not tell these apart.
     """
 
     log: str
@@ -51,7 +52,7 @@ class CopyDocument:
     fields: Fields
     sections: CopySections | None = None
     hidden_until: int = 0
-    is_spare: bool = False
+    held: bool | None = None
 
 
 class CopyReader(Protocol):
@@ -79,8 +80,12 @@ class CopyReader(Protocol):
         """Yield the documents of a shard, in order of index."""
         ...
 
-    def strays(self) -> Iterator[str]:
-        """Yield a description of each thing in the copy that is no document of any shard it knows."""
+    def quarantined(self, log: str) -> Iterator[CopyDocument] | None:
+        """Yield the documents of a shard's quarantined input, in order of index; None where a copy has no such."""
+        ...
+
+    def strays(self) -> Iterator[Problem]:
+        """Yield what is wrong with the copy as a whole: things that are no document of any shard it knows, and such."""
         ...
 
     def fields_of(self, entry: JsonObject) -> Fields:

@@ -99,7 +99,7 @@ class DocumentChecker:
             revealed = self._revealed(expected, document.fields, content.erased)
             if revealed is not None:
                 raise _Wrong(*(retention.unredacted(leaf, revealed) or _ERASED_MEANWHILE))
-        differing = ", ".join(sorted(_differences(expected, document.fields)))
+        differing = ", ".join(sorted(differences(expected, document.fields)))
         raise _Wrong(Verdict.ALTERED, f"it shows another {differing} than was sealed")
 
     def _expected(self, entry: JsonObject) -> Fields:
@@ -191,10 +191,11 @@ def _joined(parts: Sections) -> JsonObject:
 
 
 def _is_same(expected: Mapping[str, object], fields: Mapping[str, object]) -> bool:
-    return not any(_differences(expected, fields))
+    return not any(differences(expected, fields))
 
 
-def _differences(expected: Mapping[str, object], fields: Mapping[str, object]) -> Iterator[str]:
+def differences(expected: Mapping[str, object], fields: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of fields that differ."""
     for name in expected.keys() | fields.keys():
         ours, theirs = expected.get(name), fields.get(name)
         # 3 and 3.0, or 1 and True, are equal to Python and different values in a document.

@@ -1,32 +1,33 @@
 """Verify the entries in Elasticsearch, with the ledger they were made from or with what the cluster keeps of it.
 
-With the ledger: as any copy (`copies_store`), at a point in time that is a moment behind the ledger. Without it, the
-ledger's records are written out of `klyra-audit-ledger` and verified first: signature, every leaf, every control
-document. What that cannot show is an end that was cut off together with everything that speaks of it.
+With the ledger: as any copy (`copies_store`), and `klyra-audit-ledger` too, out of which a lost ledger would be made
+again. Without it, the ledger's records are written out of that index and verified first: signature, every leaf, every
+control document. What that cannot show is an end that was cut off together with everything that speaks of it.
 """
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from klyra_audit.format.leaf import LEAF_SIZE
-from klyra_collector.verify.copies_store import verify_copy
+from klyra_collector.verify.copies_ledger_index import LedgerIndexCheck
+from klyra_collector.verify.copies_store import Moments, verify_copy
 from klyra_collector.verify.elasticsearch_ledger import MAX_INDEX
 from klyra_collector.verify.elasticsearch_restore import restore_records
-from klyra_collector.verify.files import Unreadable, open_or_empty, read_small
+from klyra_collector.verify.files import Unreadable, read_small
 from klyra_collector.verify.layout import find_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from klyra_collector.verify.elasticsearch_copy import ElasticsearchCopy
     from klyra_collector.verify.ledger import Options, ShardVerification
-    from klyra_collector.verify.report import Report
+    from klyra_collector.verify.report import Report, ShardReport
 
 _MAX_CURSOR_BYTES: Final = 1024 * 1024
 
@@ -43,7 +44,10 @@ def verify_with_ledger(copy: ElasticsearchCopy, ledger: Path, options: Options) 
         CannotVerify: there is no ledger, or the cluster cannot be read.
     """
     copy.expect(_noted(find_shards(ledger)[0].data))
-    return verify_copy(copy, ledger, options, grown=_leaves_now)
+    copy.freeze(partial(options.progress, copy.name, "waiting until a search finds everything"))
+    options = replace(options, progress=_keeping(copy, options.progress))
+    moments = Moments(claims=copy.claims(), documents_are_later=True)
+    return verify_copy(copy, ledger, options, moments, more=partial(_check_ledger_index, copy, options))
 
 
 def verify_alone(copy: ElasticsearchCopy, options: Options, *, collector: str | None = None) -> Report:
@@ -57,12 +61,36 @@ def verify_alone(copy: ElasticsearchCopy, options: Options, *, collector: str | 
     Raises:
         CannotVerify: there is nothing to verify, or the cluster cannot be read.
     """
+    copy.freeze(partial(options.progress, copy.name, "waiting until a search finds everything"))
+    index = copy.catch_up(partial(options.progress, copy.name, "waiting for the newest records in klyra-audit-ledger"))
+    options = replace(options, progress=_keeping(copy, options.progress), bodies=False)
     with tempfile.TemporaryDirectory(prefix="klyra-audit-verify-") as folder:
         target = Path(folder)
-        restored = restore_records(copy.ledger, target, collector=collector, policy=options.policy)
+        restored = restore_records(index, target, collector=collector, policy=options.policy)
         found = {shard.origin: shard.found for shard in restored}
-        report = verify_copy(copy, target, replace(options, bodies=False), grown=lambda shard: found.get(shard.log, 0))
+        moments = Moments(claims=copy.claims(), documents_are_later=True, found=found)
+        report = verify_copy(copy, target, options, moments)
     return replace(report, target=copy.address)
+
+
+def _check_ledger_index(
+    copy: ElasticsearchCopy, options: Options, shards: Iterable[ShardVerification]
+) -> Iterator[ShardReport]:
+    for shard in shards:
+        check = LedgerIndexCheck(shard, options.limit_findings)
+        yield check.run(copy.ledger_now, copy.cursors().get(shard.log, 0))
+
+
+def _keeping(
+    copy: ElasticsearchCopy, progress: Callable[[str, str, int, int], None]
+) -> Callable[[str, str, int, int], None]:
+    """Return a progress that has the cluster keep what is held on to: a ledger takes longer than it does by itself."""
+
+    def show(shard: str, step: str, done: int, total: int) -> None:
+        copy.keep()
+        progress(shard, step, done, total)
+
+    return show
 
 
 def _noted(data: Path | None) -> Mapping[str, int]:
@@ -74,8 +102,3 @@ def _noted(data: Path | None) -> Mapping[str, int]:
         return {log: size for log, size in noted.items() if type(size) is int and 0 <= size <= MAX_INDEX}
     except (FileNotFoundError, Unreadable, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _leaves_now(shard: ShardVerification) -> int:
-    with open_or_empty(shard.folder.leaves) as file:
-        return file.size // LEAF_SIZE

@@ -23,6 +23,7 @@ from klyra_collector.verify.copies import CopyDocument
 from klyra_collector.verify.copies_schema import SCHEMAS
 from klyra_collector.verify.errors import CannotVerify
 from klyra_collector.verify.files import exists
+from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -131,10 +132,14 @@ class SqliteCopy:
                 for row in self._rows(_DOCUMENTS, first, first | _INDEX_MASK):
                     yield _document(log, row)
 
-    def strays(self) -> Iterator[str]:
+    def quarantined(self, _log: str) -> None:
+        """See `CopyReader`: what it has of quarantined input only lists what is in the ledger."""
+        return
+
+    def strays(self) -> Iterator[Problem]:
         """See `CopyReader`."""
         for (position,) in self._rows(_STRAYS):
-            yield f"the row at position {position} is of no shard that the store knows"
+            yield Problem(Verdict.EXTRA, f"the row at position {position} is of no shard that the store knows")
 
     def fields_of(self, entry: JsonObject) -> Fields:
         """See `CopyReader`."""

@@ -79,7 +79,7 @@ def restore_bodies(copy: ElasticsearchCopy, shard: ShardVerification, today: int
         leaves = LeafReader(file, shard.leaves.segments)
         restorer = _Restorer(shard, shard.retention, leaves, files, restored, today)
         entries = ((hit, Kind.EVENT) for hit in copy.hits(shard.log))
-        quarantined = ((hit, Kind.QUARANTINE) for hit in copy.quarantined(shard.log))
+        quarantined = ((hit, Kind.QUARANTINE) for hit in copy.quarantined_hits(shard.log))
         for hit, kind in heapq.merge(entries, quarantined, key=lambda found: found[0].order[0]):
             restorer.take(hit, kind)
     return restored

@@ -47,12 +47,14 @@ class Hit(NamedTuple):
         id: its `_id`.
         source: its members, as stored.
         order: values that it was sorted by.
+        ignored: names of the fields that it has and is not found by, since their values could not be indexed.
     """
 
     backing_index: str
     id: str
     source: JsonObject
     order: list[int]
+    ignored: tuple[str, ...] = ()
 
 
 class NotFound(Exception):  # noqa: N818 - read as what it says
@@ -131,6 +133,22 @@ class ElasticsearchClient:
         finally:
             with contextlib.suppress(CannotVerify, NotFound):  # it goes by itself after five minutes
                 self.ask("DELETE", "/_pit", {"id": view.id})
+
+    def mappings(self, pattern: str) -> dict[str, JsonObject]:
+        """Return what the indexes of a pattern do with the members of documents, by the name of the index.
+
+        Raises:
+            CannotVerify: as `ask`; `refused` for a key that may read documents only.
+        """
+        path = f"/{quote(pattern, safe=',*-')}/_mapping?expand_wildcards=open,closed"
+        try:
+            answer = self.ask("GET", path)
+        except NotFound:
+            return {}
+        found = {index: _at(told, "mappings") for index, told in answer.items()}
+        if not all(isinstance(mapping, dict) for mapping in found.values()):
+            raise self._bad_answer(path, "no mappings")
+        return found
 
     def close(self) -> None:
         """Close the connection."""
@@ -301,6 +319,17 @@ class PointInTime:
         if left:
             self._refuse(f"{left} documents less than it counted")
 
+    def highest(self, query: JsonObject, field: str) -> int | None:
+        """Return the largest number that documents have in a field, None without any; raises as `documents`."""
+        # A search of a point in time is sorted by `_shard_doc` as well, whether that is asked for or not.
+        order: list[JsonObject] = [{field: {"order": "desc", "unmapped_type": "long"}}, {"_shard_doc": "desc"}]
+        answer = self._search({"size": 1, "track_total_hits": False, "query": query, "sort": order})
+        return next((hit.order[0] for hit in self._hits(answer, len(order))), None)
+
+    def keep(self) -> None:
+        """Ask for nothing, so that the server goes on keeping it; raises as `documents`."""
+        self._search({"size": 0, "track_total_hits": False, "query": {"match_none": {}}})
+
     def _count(self, query: JsonObject) -> int:
         answer = self._search({"size": 0, "track_total_hits": True, "query": query})
         total = _at(answer, "hits", "total", "value")
@@ -339,11 +368,12 @@ class PointInTime:
 
     def _hit(self, hit: Any, keys: int) -> Hit:  # noqa: ANN401 - whatever the server says
         index, id_, source, order = (_at(hit, name) for name in ("_index", "_id", "_source", "sort"))
+        ignored = _at(hit, "_ignored")
         if not (isinstance(index, str) and isinstance(id_, str) and isinstance(source, dict)):
             self._refuse("no document")
         if not isinstance(order, list) or len(order) != keys or any(type(number) is not int for number in order):
             self._refuse("a document without its place in the order")
-        return Hit(index, id_, source, order)
+        return Hit(index, id_, source, order, tuple(map(str, ignored)) if isinstance(ignored, list) else ())
 
     def _text(self, id_: object) -> str:
         if not isinstance(id_, str):

@@ -1,16 +1,32 @@
-"""The entries in Elasticsearch as a copy: every document of every entry stream, at one point in time."""
+"""The entries in Elasticsearch as a copy: every document of every entry stream, at one point in time.
+
+Moments, in this order: what the ledger's copy claims, which is what searches must find; the entries and quarantined
+input, a moment later, when a search finds all of that; the ledger itself, or what is kept of it, last of all, so that
+no document is newer than what it is compared with.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING, Final, Self
 
-from klyra_collector.verify.elasticsearch_documents import document_of, fields_of, justifies, members, order_of
+from klyra_collector.verify.elasticsearch_documents import (
+    document_of,
+    fields_of,
+    justifies,
+    members,
+    order_of,
+    quarantined_of,
+)
 from klyra_collector.verify.elasticsearch_ledger import LEDGER_INDEX, MAX_INDEX, LedgerIndex
+from klyra_collector.verify.elasticsearch_mappings import ENTRY, QUARANTINED, judge_mapping
+from klyra_collector.verify.errors import CannotVerify
+from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.sections import SectionName
@@ -20,9 +36,22 @@ if TYPE_CHECKING:
 ENTRY_STREAMS: Final = "klyra-audit-*,-klyra-audit-ledger*,-klyra-audit-health*,-klyra-audit-quarantine*"
 QUARANTINE_STREAMS: Final = "klyra-audit-quarantine*"
 REFRESH_SECONDS: Final = 6.0  # the streams' refresh_interval is 5 s
+COPY_SECONDS: Final = 45  # a collector copies its newest records every 30 s, and those are refreshed too
 
+_LOOK_SECONDS: Final = 2
+_KEEP_SECONDS: Final = 60.0
 _LOG: Final = "klyra.log"
 _INDEX: Final = "klyra.index"
+
+
+@dataclass(slots=True)
+class _Views:
+    """What was there at one moment."""
+
+    entries: PointInTime
+    quarantined: PointInTime
+    ledger: PointInTime
+    looked: float
 
 
 class ElasticsearchCopy:
@@ -33,6 +62,7 @@ class ElasticsearchCopy:
 
     Attributes:
         address: of the cluster, without credentials.
+        ledger: what the ledger's copy said at first.
     """
 
     personal: Mapping[SectionName, tuple[str, ...]] = {}
@@ -42,11 +72,11 @@ class ElasticsearchCopy:
         self.address = str(client.address)
         self._client = client
         self._stack = ExitStack()
-        self._entries: PointInTime | None = None
-        self._quarantine: PointInTime | None = None
+        self._views: _Views | None = None
         self.ledger = LedgerIndex(self._stack.enter_context(client.point_in_time(LEDGER_INDEX)))
-        self._looked = client.clock()
-        self._cursors: dict[str, int] | None = None
+        self._began = client.clock()
+        self._noted: Mapping[str, int] = {}
+        self._claims: dict[str, int] | None = None
 
     def close(self) -> None:
         """Let go of the points in time, and of the connection."""
@@ -60,15 +90,81 @@ class ElasticsearchCopy:
         self.close()
 
     def cursors(self) -> Mapping[str, int]:
-        """See `CopyReader`: a bundle is written once its entries are."""
-        if self._cursors is None:
-            self._cursors = self.ledger.sizes()
-        return self._cursors
+        """See `CopyReader`: what the writer itself has noted elsewhere; whoever cuts off the copy cannot."""
+        return self._noted
 
     def expect(self, sizes: Mapping[str, int]) -> None:
-        """Take in what the writer itself has noted elsewhere of how far it is: whoever cuts off the copy cannot."""
-        known = self.cursors()
-        self._cursors = {log: max(known.get(log, 0), sizes.get(log, 0)) for log in known.keys() | sizes.keys()}
+        """Take in what the writer has noted of how far it is."""
+        self._noted = sizes
+
+    def claims(self) -> Mapping[str, int]:
+        """Return how far the ledger's copy says that it is: a bundle is written once its entries are.
+
+        Raises:
+            CannotVerify: the cluster cannot be read.
+        """
+        if self._claims is None:
+            self._claims = self.ledger.sizes()
+        return self._claims
+
+    def freeze(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+        """Hold on to what is there once a search finds everything claimed; the first call counts.
+
+        Args:
+            progress: called with seconds waited, and how many there are to wait.
+
+        Raises:
+            CannotVerify: the cluster cannot be read.
+        """
+        if self._views is not None:
+            return
+        self.claims()
+        left = REFRESH_SECONDS - (self._client.clock() - self._began)
+        for waited in range(ceil(left)):
+            progress(waited, ceil(left))
+            self._client.sleep(min(1.0, left - waited))
+        entries, quarantined, ledger = (
+            self._stack.enter_context(self._client.point_in_time(pattern))
+            for pattern in (ENTRY_STREAMS, QUARANTINE_STREAMS, LEDGER_INDEX)
+        )
+        self._views = _Views(entries, quarantined, ledger, self._client.clock())
+
+    def catch_up(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> LedgerIndex:
+        """Return what is kept of the ledger once it covers the entries, or after the time that this can take.
+
+        Args:
+            progress: see `freeze`.
+
+        Raises:
+            CannotVerify: the cluster cannot be read.
+        """
+        views = self._frozen()
+        for waited in range(0, COPY_SECONDS, _LOOK_SECONDS):
+            if self._is_covered(views):
+                break
+            progress(waited, COPY_SECONDS)
+            self._client.sleep(_LOOK_SECONDS)
+            views.ledger = self._stack.enter_context(self._client.point_in_time(LEDGER_INDEX))
+            self.keep()
+        return self.ledger_now
+
+    @property
+    def ledger_now(self) -> LedgerIndex:
+        """What is kept of the ledger, no earlier than the entries."""
+        return LedgerIndex(self._frozen().ledger)
+
+    def keep(self) -> None:
+        """Have the server keep what is held on to, if it is long since that was asked for.
+
+        Raises:
+            CannotVerify: the cluster cannot be read.
+        """
+        views = self._views
+        if views is None or self._client.clock() - views.looked < _KEEP_SECONDS:
+            return
+        for view in (views.entries, views.quarantined, views.ledger):
+            view.keep()
+        views.looked = self._client.clock()
 
     def documents(self, log: str) -> Iterator[CopyDocument]:
         """See `CopyReader`."""
@@ -83,7 +179,46 @@ class ElasticsearchCopy:
         Raises:
             CannotVerify: the cluster cannot be read.
         """
-        return self._view().documents(_sealed([log]), _INDEX)
+        return self._frozen().entries.documents(_sealed([log]), _INDEX)
+
+    def quarantined(self, log: str) -> Iterator[CopyDocument]:
+        """See `CopyReader`."""
+        for hit in self.quarantined_hits(log):
+            yield quarantined_of(hit, log, hit.order[0])
+
+    def quarantined_hits(self, log: str) -> Iterator[Hit]:
+        """Yield the documents of a shard's quarantined input as they are, by ascending index; raises as `hits`."""
+        return self._frozen().quarantined.documents(_sealed([log]), _INDEX)
+
+    def strays(self) -> Iterator[Problem]:
+        """See `CopyReader`."""
+        views = self._frozen()
+        query: JsonObject = {"bool": {"must_not": [_sealed(sorted(self.claims().keys() | self._noted.keys()))]}}
+        for view in (views.entries, views.quarantined):
+            for hit in view.documents(query):
+                reason = f"the document {hit.id} in {hit.backing_index} is of no shard that klyra-audit-ledger knows"
+                yield Problem(Verdict.EXTRA, reason)
+        for stray in LedgerIndex(views.ledger).strays():
+            yield Problem(Verdict.EXTRA, stray)
+        yield from self._mapped_wrongly()
+
+    def fields_of(self, entry: JsonObject) -> Fields:
+        """See `CopyReader`."""
+        return fields_of(entry)
+
+    def _mapped_wrongly(self) -> Iterator[Problem]:
+        for pattern, searched in ((ENTRY_STREAMS, ENTRY), (QUARANTINE_STREAMS, QUARANTINED)):
+            try:
+                mappings = self._client.mappings(pattern)
+            except CannotVerify as error:
+                if error.code != "refused":
+                    raise
+                reason = "its mappings may not be read with this key, so that nobody can say whether searches find it"
+                yield Problem(Verdict.UNVERIFIABLE, f"{pattern}: {reason}")
+                continue
+            for index, mapping in sorted(mappings.items()):
+                for what in judge_mapping(mapping, searched):
+                    yield Problem(Verdict.ALTERED, f"the mapping of {index} was changed: {what}")
 
     def _hidden_until(self, hit: Hit, log: str, day: object) -> int:
         """Return 0 for a document that an earlier one of its id hides."""
@@ -94,31 +229,20 @@ class ElasticsearchCopy:
             return day
         query: JsonObject = {"bool": {"filter": [{"term": {"organization_id": whose}}, {"term": {"id": id_}}]}}
         place = order_of(log), hit.order[0]
-        return 0 if any(justifies(twin, day, place) for twin in self._view().documents(query)) else day
+        return 0 if any(justifies(twin, day, place) for twin in self._frozen().entries.documents(query)) else day
 
-    def quarantined(self, log: str) -> Iterator[Hit]:
-        """Yield the documents of a shard's quarantined input as they are, by ascending index; raises as `hits`."""
-        if self._quarantine is None:
-            self._quarantine = self._stack.enter_context(self._client.point_in_time(QUARANTINE_STREAMS))
-        return self._quarantine.documents(_sealed([log]), _INDEX)
+    def _is_covered(self, views: _Views) -> bool:
+        """Say whether the ledger's copy reaches to the newest document of every shard that it knows."""
+        for log in self.claims():
+            newest = [view.highest(_sealed([log]), _INDEX) for view in (views.entries, views.quarantined)]
+            if max((index for index in newest if index is not None), default=-1) >= LedgerIndex(views.ledger).size(log):
+                return False
+        return True
 
-    def strays(self) -> Iterator[str]:
-        """See `CopyReader`."""
-        query: JsonObject = {"bool": {"must_not": [_sealed(sorted(self.cursors()))]}}
-        for hit in self._view().documents(query):
-            yield f"the document {hit.id} in {hit.backing_index} is of no shard that klyra-audit-ledger knows"
-        yield from self.ledger.strays()
-
-    def fields_of(self, entry: JsonObject) -> Fields:
-        """See `CopyReader`."""
-        return fields_of(entry)
-
-    def _view(self) -> PointInTime:
-        """Return the entries as they stand a moment after the ledger's copy: by then a search finds what it names."""
-        if self._entries is None:
-            self._client.sleep(max(0.0, REFRESH_SECONDS - (self._client.clock() - self._looked)))
-            self._entries = self._stack.enter_context(self._client.point_in_time(ENTRY_STREAMS))
-        return self._entries
+    def _frozen(self) -> _Views:
+        self.freeze()
+        assert self._views is not None  # noqa: S101 - as that does
+        return self._views
 
 
 def _sealed(logs: list[str]) -> JsonObject:

@@ -7,6 +7,7 @@ declared is the deployment's catalog's business, which a verifier need not have.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from klyra_collector.verify.layout import shard_order
 from klyra_collector.verify.retention import MICROSECONDS_PER_DAY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.packet_lines import Section
     from klyra_collector.verify.copies import Fields
@@ -35,11 +38,18 @@ _PLAIN: Final = ("id", "timestamp", "event_type", "action", "status", "schema")
 _SPECIAL: Final = frozenset(
     {"@timestamp", "organization_id", "actor", "resource", "metadata", "metadata_other", "klyra"}
 )
+_QUARANTINE_MEMBERS: Final = frozenset({"@timestamp", "quarantine", "klyra"})
 _LATEST_NS: Final = 9_223_372_036 * 10**9  # 2262-04-11T23:47:16Z, the last whole second that a date_nanos can say
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
 _REWRITTEN: Final = re.compile(r"~(\d+[ds]|\d{4}(-\d+)?:\d+)\Z", re.ASCII)  # for more days, or erased
-_HELD: Final = re.compile(r"(\.ds-)?klyra-audit-held(-.*)?")  # what a legal hold keeps is copied there
+_BACKING: Final = re.compile(r"(?:.*\.ds-)?(.+?)(?:-\d{4}\.\d\d\.\d\d-\d{6,})?", re.ASCII)
+_PREFIX: Final = "klyra-audit-"
+_HELD: Final = "klyra-audit-held"  # what a legal hold keeps is moved there
+_QUARANTINE: Final = "klyra-audit-quarantine-"
+_QUARANTINE_HELD: Final = "klyra-audit-quarantine-held"
+_MAX_INDEXED_TEXT: Final = 1024  # characters: `ignore_above` of names and metadata
+_OFTEN_LONG: Final = ("actor.name", "resource.name", "metadata.", "metadata_other", "quarantine.reason")
 
 
 def document_of(hit: Hit, log: str, index: int) -> CopyDocument:
@@ -53,17 +63,107 @@ def document_of(hit: Hit, log: str, index: int) -> CopyDocument:
     source = hit.source
     sealing = members(source.get("klyra"))
     leaf = base64_of(sealing.get("leaf"), LEAF_SIZE)
-    organization_id, expire_day = source.get("organization_id"), sealing.get("expire_day")
+    organization_id, stream = source.get("organization_id"), stream_of(hit.backing_index)
+    named = organization_id if isinstance(organization_id, str) else ""
+    held = stream == _HELD
+    wrong = _contradictions(hit, log, index, leaf) | _misnamed(hit, log, index) | _unfindable(hit)
+    if stream not in _streams_of_entry(sealing, named):
+        wrong["_index"] = stream
     return CopyDocument(
         log=log,
         index=index,
         leaf=leaf,
-        organization_id=organization_id if isinstance(organization_id, str) else "",
-        expire_day=expire_day if type(expire_day) is int else -1,
-        fields=_shown(source, sealing) | _contradictions(hit, log, index, leaf),
+        organization_id=named,
+        expire_day=_day(sealing),
+        fields=_shown(source, sealing) | wrong,
         sections=sections_of(sealing),
-        is_spare=_HELD.fullmatch(hit.backing_index) is not None,
+        held=held,
     )
+
+
+def quarantined_of(hit: Hit, log: str, index: int) -> CopyDocument:
+    """Return what the document of a quarantined input says; arguments as `document_of`."""
+    sealing = members(hit.source.get("klyra"))
+    leaf = base64_of(sealing.get("leaf"), LEAF_SIZE)
+    stream = stream_of(hit.backing_index)
+    wrong = _contradictions(hit, log, index, leaf) | _unfindable(hit)
+    if stream not in {_QUARANTINE_HELD, f"{_QUARANTINE}{sealing.get('policy')}"}:
+        wrong["_index"] = stream
+    told = members(hit.source.get("quarantine"))
+    shown: Fields = {name: value for name, value in hit.source.items() if name not in _QUARANTINE_MEMBERS}
+    shown |= {f"quarantine.{name}": value for name, value in told.items()}
+    if isinstance(told.get("raw"), str):
+        shown["quarantine.raw"] = base64_of(told["raw"])
+    shown["@timestamp"] = _moment(hit.source.get("@timestamp"))
+    shown["klyra.timestamp_ns"] = sealing.get("timestamp_ns")
+    return CopyDocument(
+        log=log,
+        index=index,
+        leaf=leaf,
+        organization_id="",
+        expire_day=_day(sealing),
+        fields=shown | wrong,
+        sections=sections_of(sealing),
+        held=stream == _QUARANTINE_HELD,
+    )
+
+
+def stream_of(backing_index: str) -> str:
+    """Return the data stream of a backing index, however lifecycles have renamed that; other names as they are."""
+    matched = _BACKING.fullmatch(backing_index)
+    return backing_index if matched is None else matched[1]
+
+
+def _streams_of_entry(sealing: JsonObject, organization_id: str) -> set[str]:
+    """Return the streams in which an entry may stand: one of somebody else's would show it to them."""
+    policy = sealing.get("policy")
+    shared = f"{_PREFIX}{policy}"
+    return {_HELD} if sealing.get("held") is True else {shared, f"{shared}-at-{organization_id.lower()}"}
+
+
+def _day(sealing: JsonObject) -> int:
+    expire_day = sealing.get("expire_day")
+    return expire_day if type(expire_day) is int else -1
+
+
+def _unfindable(hit: Hit) -> Fields:
+    """Return what keeps a document from being found by a field that it has."""
+    wrong: Fields = {f"_ignored {name}": True for name in hit.ignored if not _is_rightly_ignored(name, hit.source)}
+    # Of all metadata this is what everybody searches by; which others have a field depends on the catalog.
+    address = members(hit.source.get("metadata_other")).get("client_ip", 0)
+    if address is None or isinstance(address, str):
+        wrong["metadata.client_ip"] = "it stands where no search by address finds it"
+    return wrong
+
+
+def _is_rightly_ignored(name: str, source: JsonObject) -> bool:
+    """Say whether a value cannot be indexed: a text longer than any index takes, or an address that is none."""
+    value: object = source
+    for part in name.split("."):
+        value = members(value).get(part)
+    if name == "metadata.client_ip":
+        return not _is_address(value)
+    return name.startswith(_OFTEN_LONG) and any(len(text) > _MAX_INDEXED_TEXT for text in _texts(value))
+
+
+def _is_address(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(ipaddress.ip_address(value))
+    except ValueError:
+        return False
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a value."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
 
 
 def justifies(hit: Hit, day: int, place: tuple[tuple[int, int], int]) -> bool:
@@ -176,11 +276,18 @@ def _contradictions(hit: Hit, log: str, index: int, encoded: bytes) -> Fields:
         for name, value in expected.items()
         if type(sealing.get(name)) is not type(value) or sealing.get(name) != value
     }
+    held, stream = sealing.get("held"), stream_of(hit.backing_index)
+    if type(held) is not bool or held != (stream in {_HELD, _QUARANTINE_HELD}):
+        wrong["klyra.held"] = held
+    return wrong
+
+
+def _misnamed(hit: Hit, log: str, index: int) -> Fields:
+    """Return the id of a document, as a field that no entry has, if it is not that of the entry."""
     organization_id, entry_id = hit.source.get("organization_id"), hit.source.get("id")
     plain = f"{organization_id}:{entry_id}" if isinstance(organization_id, str) and isinstance(entry_id, str) else ""
-    if _REWRITTEN.sub("", hit.id) not in (plain, f"{plain}:{log}:{index}"):
-        wrong["_id"] = hit.id
-    return wrong
+    is_right = _REWRITTEN.sub("", hit.id) in (plain, f"{plain}:{log}:{index}")
+    return {} if is_right else {"_id": hit.id}
 
 
 def _party(value: object) -> bytes:

@@ -6,7 +6,6 @@ signed; nothing here is checked but its form.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
@@ -50,6 +49,15 @@ class Bundle(NamedTuple):
         """Index behind its last record."""
         return self.first + len(self.leaves) // LEAF_SIZE
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it is a whole one."""
+        return len(self.leaves) == BUNDLE_LEAVES * LEAF_SIZE
+
+    def is_of(self, log: str) -> bool:
+        """Say whether it has the id that the collector gives it, which nobody can create once it is taken."""
+        return self.id == (f"{log}:{self.first}" if self.is_full else f"{log}:{self.first}:{self.end}")
+
 
 class KeptNote(NamedTuple):
     """A signed head, not opened yet, and how many records it says it is over."""
@@ -87,6 +95,15 @@ class LedgerIndex:
                 found[log] = max(found.get(log, 0), size)
         return found
 
+    def size(self, log: str) -> int:
+        """Return how many records of a shard it says it covers; raises as `sizes`."""
+        return self._view.highest(_and(_kinds(_BUNDLE, _PARTIAL), log), "size") or 0
+
+    def copies(self, log: str) -> Iterator[tuple[Hit, Bundle | None]]:
+        """Yield every document of a shard that says it is a bundle, None for one that is none; raises as `sizes`."""
+        for hit in self._view.documents(_and(_kinds(_BUNDLE, _PARTIAL), log), "first"):
+            yield hit, _bundle(hit)
+
     def bundles(self, log: str) -> Iterator[Bundle]:
         """Yield the bundles of a shard, each record once and without a gap, up to the first that is not there.
 
@@ -96,17 +113,16 @@ class LedgerIndex:
         Raises:
             CannotVerify: the index cannot be read.
         """
-        query = _and(_kinds(_BUNDLE, _PARTIAL), log)
-        parsed = (_bundle(hit) for hit in self._view.documents(query, "first"))
+        parsed = (found for _, found in self.copies(log))
         expected = 0
         for first, group in groupby((found for found in parsed if found is not None), key=lambda each: each.first):
-            best = max(group, key=partial(_preference, log))
+            best = max(group, key=lambda each: (each.is_of(log), each.end, each.id))
             if first != expected:
                 if first > expected:
                     return
                 continue
             yield best
-            if len(best.leaves) != BUNDLE_LEAVES * LEAF_SIZE:
+            if not best.is_full:
                 return
             expected = best.end
 
@@ -130,16 +146,6 @@ class LedgerIndex:
         query: JsonObject = {"bool": {"must_not": [{"terms": {"kind": [_BUNDLE, _PARTIAL, _CHECKPOINT]}}]}}
         for hit in self._view.documents(query):
             yield f"the document {hit.id} in {hit.backing_index} is no part of a ledger"
-
-
-def _preference(log: str, bundle: Bundle) -> tuple[bool, int, str]:
-    """Sort key of what there is of one bundle: first what has an id that nobody can create once it is taken."""
-    own = (
-        f"{log}:{bundle.first}"
-        if len(bundle.leaves) == BUNDLE_LEAVES * LEAF_SIZE
-        else f"{log}:{bundle.first}:{bundle.end}"
-    )
-    return bundle.id == own, bundle.end, bundle.id
 
 
 def _bundle(hit: Hit) -> Bundle | None:

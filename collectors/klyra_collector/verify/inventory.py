@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from klyra_audit.format.leaf import LEAF_SIZE
 from klyra_collector.verify import filing
 from klyra_collector.verify.files import Unreadable, open_or_empty
 from klyra_collector.verify.filing import BodyTask, Complaint, FrameReport, Leaves, QuarantineTask
@@ -13,7 +14,7 @@ from klyra_collector.verify.heads import is_interrupted
 from klyra_collector.verify.layout import HELD
 from klyra_collector.verify.leaves import MICROSECONDS_PER_DAY
 from klyra_collector.verify.order import MOVED_TWICE, NO_DAY, FileOrder
-from klyra_collector.verify.presence import CONTROL, Absences, Run, absent_of, explain
+from klyra_collector.verify.presence import CONTROL, Absences, Run, absent_of, explain, without_bodies
 from klyra_collector.verify.scan import LeafReader, known_leaf
 from klyra_collector.verify.tail import Leftover
 from klyra_collector.verify.verdicts import Finding, Problem, Verdict
@@ -133,6 +134,25 @@ class Inventory:
                 self._explain_run(run, life)
         for file_key, gaps in self._gaps.items():
             self._judge_gaps(self._path_of(file_key), gaps)
+
+    def check_controls_presence(self) -> None:
+        """Say which control records have no document; for a ledger whose bodies are elsewhere."""
+        absences = Absences()
+        with open_or_empty(self._leaves.path) as file:
+            for first, block in LeafReader(file, self._leaves.segments).runs():
+                seen = self._marks.seen_from(first, len(block) // LEAF_SIZE)
+                for run in absences.feed(first, block, without_bodies(block, seen)):
+                    self._explain_control(run)
+            for run in absences.finish():
+                self._explain_control(run)
+
+    def _explain_control(self, run: Run) -> None:
+        self.controls_are_whole = False
+        if CONTROL not in self._unread:
+            self._gaps[CONTROL] = self._explain(
+                run, self._folder.control, self._gaps[CONTROL], "its document is not here"
+            )
+        self._marks.flag_unseen(run.indexes[0], run.last)
 
     def _take(self, report: FrameReport, path: Path, order: FileOrder, file_key: int) -> None:
         """Take in what was found in a file, or in the next part of it."""

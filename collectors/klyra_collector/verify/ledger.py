@@ -249,6 +249,8 @@ class ShardVerification:
             self._life = BodyLife(self.retention, parts.marks, around.day, self._complain_of_body)
             parts.inventory.check_presence(self._life)
             self._note_quarantine(parts.inventory)
+        else:
+            parts.inventory.check_controls_presence()
         # (12): what lies behind the end
         self._tail = self._judge_tail(parts, self._length)
         self._check_long_tail(parts.tree.end)

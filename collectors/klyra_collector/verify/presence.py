@@ -96,6 +96,14 @@ def _file_of(leaves: bytes, offset: int) -> int | None:
     return int.from_bytes(leaves[offset + 4 : offset + 8]) if kind in KINDS_WITH_BODY else CONTROL
 
 
+def without_bodies(leaves: bytes, seen: bytearray) -> bytearray:
+    """Return `seen` for leaves whose bodies are elsewhere: only control documents must be here."""
+    for place in range(len(seen)):
+        if leaves[place * LEAF_SIZE + 1] in KINDS_WITH_BODY:
+            seen[place] = EXPIRED
+    return seen
+
+
 def absent_of(day: int, expected: Iterable[int], seen: Iterable[int]) -> Iterator[Run]:
     """Yield the runs of expected indexes that were not seen in a file of which the expected ones are known."""
     wanted, there = set(expected), set(seen)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from klyra_audit.format.control import Erasure, Expiry, Extend, Hold, Release
@@ -121,6 +121,26 @@ class Retention:
             if extend.place < before and document.first_seq <= leaf.org_seq <= document.last_seq:
                 day = max(day, leaf.ingest_us // MICROSECONDS_PER_DAY + 1 + document.retention_days)
         return day
+
+    def expire_days(self, leaf: Leaf, before: Place) -> set[int]:
+        """Return the days that a copy may show as the end: by the EXTENDs before a place, and by each that follows."""
+        later = (extend.place for extend in self._extensions.get(leaf.org_ref, ()) if extend.place >= before)
+        return {self.effective_expire(leaf, before)} | {
+            self.effective_expire(leaf, Place(place.shard, place.index + 1)) for place in later
+        }
+
+    def is_changing(self, leaf: Leaf, since: Place) -> bool:
+        """Say whether a copy that has applied what stands before a place may be moving or rewriting an entry."""
+        changing: Iterator[Sealed[Extend] | Sealed[Erasure]] = chain(
+            self._extensions.get(leaf.org_ref, ()), self._erasures.get(leaf.org_ref, ())
+        )
+        return any(sealed.place >= since for sealed in changing) or any(
+            span.begin >= since and span.hold.covers(leaf.ingest_us) for span in self._holds.get(leaf.org_ref, ())
+        )
+
+    def was_held(self, leaf: Leaf) -> bool:
+        """Say whether any legal hold ever covered a record."""
+        return any(span.hold.covers(leaf.ingest_us) for span in self._holds.get(leaf.org_ref, ()))
 
     def file_days(self, leaf: Leaf) -> set[int]:
         """Return the days in whose files a body may stand."""

@@ -15,6 +15,7 @@ from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.store.elasticsearch.bulk import BulkWriter
 from klyra_collector.store.elasticsearch.connection import ClusterUrl, connect, parse, probe
 from klyra_collector.store.elasticsearch.counting import Counts
+from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
 from klyra_collector.store.elasticsearch.documents import MetadataFields
 from klyra_collector.store.elasticsearch.endpoint import BulkClient, ExistingDocuments
@@ -101,7 +102,7 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
         parts = Parts(
             bulk=bulk,
             lines=DocumentLines(streams, fields, reader.retention, repeats),
-            ledger_copy=LedgerCopy(reader, around.data.ledger),
+            ledger_copy=LedgerCopy(reader, around.data.ledger, load(around.data.cursors).applied),
             searchable=Searchable(reading),
             present=Present(reading, beyond=MOST_RECORDS),
             operations=operations,

@@ -36,7 +36,7 @@ from klyra_collector.store.elasticsearch.documents import as_base64
 from klyra_collector.store.elasticsearch.names import LEDGER_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from klyra_collector.seal.reader import LedgerReader, SealedRecord
@@ -63,14 +63,23 @@ class _Tail:
 class LedgerCopy:
     """Makes the lines of the copy. Used by one thread."""
 
-    def __init__(self, reader: LedgerReader, ledger: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Prepare to copy.
+    def __init__(
+        self,
+        reader: LedgerReader,
+        ledger: Path,
+        applied: Mapping[str, int],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Go on from where the store is: what a crash kept from being copied is, though nothing comes after it.
 
         Args:
             reader: of the ledger; nobody else uses it.
             ledger: the folder of shards, for their signed heads.
+            applied: origin → how many records the store has.
             monotonic: seconds.
         """
+        self._applied = dict(applied)
         self._reader = reader
         self._ledger = ledger
         self._monotonic = monotonic
@@ -98,6 +107,10 @@ class LedgerCopy:
 
     def rest(self) -> list[Line]:
         """Return the incomplete bundles and the signed heads that were not written yet; call `written` afterwards."""
+        for origin in self._applied.keys() & set(self._reader.origins()) - self._tails.keys():
+            size = min(self._applied[origin], self._reader.committed(origin))
+            first = size - size % BUNDLE_LEAVES
+            self._tails[origin] = _Tail(first, tuple(self._reader.read(origin, first, size - first)))
         lines = [
             _bundle("partial", origin, tail.first, tail.records)
             for origin, tail in self._tails.items()

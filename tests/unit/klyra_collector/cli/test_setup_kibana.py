@@ -29,7 +29,7 @@ def test_everything_is_brought_in_and_a_second_run_changes_no_rule(server) -> No
     first, second = run(server.address, "--roles"), run(server.address, "--roles")
     assert (first.exit_code, second.exit_code) == (0, 0), first.output
     assert first.stdout == second.stdout == "ready   14 objects brought in, 0 kept\n"
-    assert (first.stderr.count("made    rule"), second.stderr.count("kept    rule")) == (7, 7)
+    assert (first.stderr.count("made    rule"), second.stderr.count("kept    rule")) == (8, 8)
     assert sorted(server.roles) == ["klyra_audit_analyst", "klyra_audit_viewer", "klyra_audit_watcher"]
 
 
@@ -67,7 +67,7 @@ def test_a_dry_run_sends_nothing(server) -> None:
     """It lists what would be brought in."""
     told = run(server.address, "--dry-run", "--roles")
     assert (told.exit_code, server.asked) == (0, [])
-    assert len(told.stdout.splitlines()) == 14 + 7 + 3
+    assert len(told.stdout.splitlines()) == 14 + 8 + 3
 
 
 def test_printing_gives_the_file() -> None:

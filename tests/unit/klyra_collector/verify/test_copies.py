@@ -51,9 +51,12 @@ class Scene:
             source = SimpleNamespace(
                 size=len(encoded), read=lambda offset, length, encoded=encoded: encoded[offset : offset + length]
             )
+            cursor = min(self.copy.cursors().get(shard.origin, 0), shard.size)
             sealed = Sealed(
-                origin=shard.origin,
-                size=shard.size,
+                cursor=cursor,
+                reach=cursor,
+                known=cursor,
+                behind_us=None,
                 leaves=LeafReader(source, (Segment(0, 0, shard.size),)),
                 bodies=SimpleNamespace(at=lambda _index: None),
                 applied=Place(len(self.forge.shards) - 1, self.newest.size),
@@ -62,7 +65,7 @@ class Scene:
                 progress=lambda _done, _total: None,
             )
             assert sealed.applied >= Place(number, 0)
-            CopyJoin(self.copy, sealed, checker, findings).run()
+            CopyJoin(self.copy.name, sealed, checker, findings).run(self.copy.documents(shard.origin))
         return {verdict: count for verdict, count in findings.counts.items() if count}
 
     def _facts(self) -> ControlFacts:

@@ -88,7 +88,7 @@ def test_a_row_of_no_shard_is_a_stray(store) -> None:
         connection.execute("INSERT INTO entries SELECT * FROM moved")
     with SqliteCopy(store) as copy:
         (stray,) = copy.strays()
-    assert "position 7" in stray
+    assert "position 7" in stray.reason
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 1000, b"SQLite format 3\x00" + bytes(4096)])

@@ -89,7 +89,7 @@ def store(bulk: BulkWriter, ledger: MemoryLedger, tmp_path: Path) -> Iterator[El
     parts = Parts(
         bulk=bulk,
         lines=DocumentLines(STREAMS, metadata_fields(), ledger.retention),
-        ledger_copy=LedgerCopy(reader, tmp_path / "ledger"),
+        ledger_copy=LedgerCopy(reader, tmp_path / "ledger", {}),
         searchable=nothing,
         present=nothing,
         operations=nothing,
@@ -206,7 +206,7 @@ class TestCopy:
     def test_heads_are_copied_once(self, ledger: MemoryLedger, tmp_path: Path) -> None:
         """Those that are kept, the newest and the newest cosigned; what is none of this shard is left out."""
         reader: Any = ledger
-        copy = LedgerCopy(reader, tmp_path)
+        copy = LedgerCopy(reader, tmp_path, {})
         shard = tmp_path / "2026"
         (shard / "checkpoints").mkdir(parents=True)
         (shard / "checkpoints" / "1").write_text(f"{ORIGIN}\n1\nroot1\n\n— sig\n")
