@@ -69,8 +69,10 @@ def store_lines(report: dict[str, Any] | None) -> list[str]:
     lines += [
         f"  {'ALARM':<10} {one['index']}: lifecycle step {one['step']} failed: {one['reason']}; "
         f"mend it, then POST /{one['index']}/_ilm/retry"
-        for one in report["stuck"]
+        for one in report["stuck"] or ()
     ]
+    if report["stuck"] is None:
+        lines.append(f"  {'store':<10} this cluster does not explain lifecycles, so that stuck ones are not known here")
     if report["dead_letters"]:
         lines.append(
             f"  {'ALARM':<10} store: {report['dead_letters']} entries were refused for good: cursors/{FOLLOWER}{SUFFIX}"
@@ -91,5 +93,5 @@ def _asked(url: str, now_us: int) -> dict[str, Any]:
     with contextlib.closing(connect(parse(url))) as client:
         flavor = probe(client).flavor
         policies = [asdict(one) for one in kept(client, now_us)]
-        stuck = [asdict(one) for one in stuck_indexes(client, flavor)]
-    return {"policies": policies, "stuck": stuck}
+        stuck = stuck_indexes(client, flavor)
+    return {"policies": policies, "stuck": None if stuck is None else [asdict(one) for one in stuck]}

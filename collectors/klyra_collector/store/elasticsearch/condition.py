@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from klyra_audit.errors import Rejected
 from klyra_audit.timestamps import MICROSECONDS, SECONDS_PER_DAY, day_of
 from klyra_collector.store.elasticsearch.connection import Flavor, request
 from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS, PREFIX, QUARANTINE_STREAMS, WHOLE
@@ -85,15 +86,20 @@ def kept(client: Elasticsearch, now_us: int) -> list[Kept]:
     return [_kept(bucket, now_us) for bucket in buckets]
 
 
-def stuck_indexes(client: Elasticsearch, flavor: Flavor) -> list[StuckIndex]:
+def stuck_indexes(client: Elasticsearch, flavor: Flavor) -> list[StuckIndex] | None:
     """Return the indexes whose lifecycle is in the step ERROR; a serverless cluster has no such lifecycles.
+
+    None where a cluster cannot explain lifecycles at all, as one without Elastic's default distribution.
 
     Raises:
         ClusterUnreachable, ClusterRefuses: see `connection.request`.
     """
     if flavor is Flavor.SERVERLESS:
         return []
-    answer = request(client, "GET", f"/{PREFIX}*/_ilm/explain?only_errors=true")
+    try:
+        answer = request(client, "GET", f"/{PREFIX}*/_ilm/explain?only_errors=true")
+    except Rejected:
+        return None
     return [_stuck(name, told) for name, told in sorted(answer["indices"].items())]
 
 

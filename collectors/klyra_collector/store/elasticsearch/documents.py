@@ -194,9 +194,11 @@ def entry_of(document: Mapping[str, Any]) -> bytes:
     """Return the JSON text of the entry that the API shows, byte for byte as the embedded store has it.
 
     Raises:
-        DocumentUnusable: the sections do not join to an entry.
+        DocumentUnusable: the sections are not those that the leaf commits to, or do not join to an entry.
     """
     record = record_of(document)
+    if record.body is None or record.body.commitments.event_commit() != record.leaf.commit:
+        raise _unusable(ValueError("what it carries is not what its leaf commits to"))
     try:
         return entry_text(joined(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -15,7 +15,7 @@ from klyra_collector.data_directory import DataDirectory
 from klyra_collector.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.seal.durable import Disk
 from klyra_collector.store.elasticsearch.condition import Kept, StuckIndex, kept, stuck_indexes
-from klyra_collector.store.elasticsearch.connection import ClusterUnreachable, Flavor, connect, parse
+from klyra_collector.store.elasticsearch.connection import ClusterRefuses, ClusterUnreachable, Flavor, connect, parse
 from klyra_collector.store.elasticsearch.cursor import StoreCursor, save
 from support.sealing import SetClock, open_ledger
 
@@ -139,6 +139,24 @@ class TestStuckIndexes:
         with cluster({}, asked) as url, closing(connect(parse(url))) as client:
             assert stuck_indexes(client, Flavor.SERVERLESS) == []
         assert asked == []
+
+    @pytest.mark.parametrize("status", [400, 404, 405])
+    def test_a_cluster_that_cannot_explain_lifecycles(self, status) -> None:
+        """It is not known whether one is stuck: that is no list of none, and nobody's alarm."""
+        known = {"explain": {"error": {"type": "illegal_argument_exception", "reason": "no handler found"}}}
+        with cluster(known, status=status) as url, closing(connect(parse(url))) as client:
+            assert stuck_indexes(client, Flavor.DEFAULT) is None
+        report = {"trouble": None, "policies": [], "stuck": None, "behind": 0, "dead_letters": 0}
+        assert "does not explain lifecycles" in store_lines(report)[-1]
+        assert store_is_well(report)
+
+    def test_a_key_that_may_not_ask(self) -> None:
+        """That is trouble: somebody gave the wrong key."""
+        known = {"explain": {"error": {"type": "security_exception", "reason": "unauthorized"}}}
+        with cluster(known, status=403) as url, closing(connect(parse(url))) as client:
+            with pytest.raises(ClusterRefuses) as refused:
+                stuck_indexes(client, Flavor.DEFAULT)
+            assert refused.value.code == "cluster_refuses"
 
 
 class TestStatus:

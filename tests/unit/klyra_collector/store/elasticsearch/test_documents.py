@@ -210,6 +210,22 @@ class TestForeignDocuments:
         assert caught.value.code == "document_unusable"
         assert "klyra-audit verify" in caught.value.remedy
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda k: k["sections"].update(core=k["sections"]["core"].replace("success", "failure")),
+            lambda k: k["salts"].update(core="AAAAAAAAAAAAAAAAAAAAAA=="),
+            lambda k: k["sections"].pop("actor"),
+        ],
+    )
+    def test_an_entry_that_its_leaf_does_not_commit_to(self, change: Any) -> None:
+        """It is not shown: whoever may add documents could have made it up."""
+        written = orjson.loads(orjson.dumps(entry_document(MemoryLedger().seal(document()), PLACING, FIELDS)))
+        change(written["klyra"])
+        with pytest.raises(DocumentUnusable) as refused:
+            entry_of(written)
+        assert refused.value.code == "document_unusable"
+
     def test_sections_that_do_not_join(self) -> None:
         """An entry cannot be shown; neither can bytes of what is no quarantined input."""
         found = document_of(MemoryLedger(), document())
