@@ -171,3 +171,46 @@ def test_a_cluster_that_is_not_there_at_the_start(tmp_path: Path) -> None:
         until(lambda: "store.unreachable" in (root / "follower.log").read_text(), root)
         process.terminate()
         assert process.wait(40) == 0
+
+
+@pytest.mark.soak
+def test_a_running_collector_is_not_called_broken(
+    cluster: Node, keys: Keys, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """With its ledger and without it, while events come in all the time: what is newer than its copy is waited for."""
+    root = tmp_path / "data"
+    running = collector.start(root, collector.make_keys(root))
+    stop = threading.Event()
+
+    def go_on() -> None:
+        first = 0
+        while not stop.wait(0.2):
+            send(running, first, 20)
+            first += 20
+
+    sending = threading.Thread(target=go_on)
+    command = [
+        sys.executable,
+        "-m",
+        "klyra_collector",
+        "verify",
+        settings["STORE__URL"],
+        "--json",
+        "--no-require-pinned",
+    ]
+    alone = ["--org-salt", str(root / "keys" / "org-salt")]
+    found: list[tuple[int, object]] = []
+    try:
+        sending.start()
+        with follower(root, settings):
+            until(lambda: starts(root) == 1, root)
+            time.sleep(40)
+            name = read_all(root)[0].origin.rpartition("/")[0]
+            for more in (["--ledger", str(root)], [*alone, "--collector", name]) * 2:
+                done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=120)
+                found.append((done.returncode, done.stdout))
+    finally:
+        stop.set()
+        sending.join()
+        running.terminate()
+    assert [status for status, _ in found] == [0, 0, 0, 0], [told for status, told in found if status]

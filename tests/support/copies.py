@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -97,7 +97,7 @@ class ListedCopy:
     def quarantined(self, _log: str) -> None:
         """See `CopyReader`: there is none."""
 
-    def strays(self) -> Iterator[Problem]:
+    def strays(self, _known: Collection[str]) -> Iterator[Problem]:
         """See `CopyReader`."""
         strays = (item for item in self.listed if item.log not in self.applied)
         return (Problem(Verdict.EXTRA, f"a document of {item.log}") for item in strays)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.packet_lines import Section
@@ -84,8 +84,8 @@ class CopyReader(Protocol):
         """Yield the documents of a shard's quarantined input, in order of index; None where a copy has no such."""
         ...
 
-    def strays(self) -> Iterator[Problem]:
-        """Yield what is wrong with the copy as a whole: things that are no document of any shard it knows, and such."""
+    def strays(self, known: Collection[str]) -> Iterator[Problem]:
+        """Yield what is wrong with the copy as a whole: things that are no document of any known shard, and such."""
         ...
 
     def fields_of(self, entry: JsonObject) -> Fields:

@@ -26,7 +26,7 @@ from klyra_collector.verify.files import exists
 from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from klyra_audit.format.canonical import JsonObject
@@ -136,7 +136,7 @@ class SqliteCopy:
         """See `CopyReader`: what it has of quarantined input only lists what is in the ledger."""
         return
 
-    def strays(self) -> Iterator[Problem]:
+    def strays(self, _known: Collection[str]) -> Iterator[Problem]:
         """See `CopyReader`."""
         for (position,) in self._rows(_STRAYS):
             yield Problem(Verdict.EXTRA, f"the row at position {position} is of no shard that the store knows")

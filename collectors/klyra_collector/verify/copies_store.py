@@ -216,9 +216,10 @@ class CopyVerification:
 
     def _check_strays(self) -> ShardReport:
         findings = Findings(self._options.limit_findings)
-        for problem in self._copy.strays():
+        own = {shard.log for shard in self._shards}
+        for problem in self._copy.strays(own | self._cursors.keys()):
             findings.add(Finding(verdict=problem.verdict, reason=problem.reason, file=self._copy.name))
-        for origin in sorted(self._cursors.keys() - {shard.log for shard in self._shards}):
+        for origin in sorted(self._cursors.keys() - own):
             for document in self._copy.documents(origin):
                 reason = f"its shard {origin} is not in the ledger"
                 findings.add(

@@ -26,7 +26,7 @@ from klyra_collector.verify.errors import CannotVerify
 from klyra_collector.verify.verdicts import Problem, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from klyra_audit.format.canonical import JsonObject
     from klyra_audit.format.sections import SectionName
@@ -190,13 +190,13 @@ class ElasticsearchCopy:
         """Yield the documents of a shard's quarantined input as they are, by ascending index; raises as `hits`."""
         return self._frozen().quarantined.documents(_sealed([log]), _INDEX)
 
-    def strays(self) -> Iterator[Problem]:
+    def strays(self, known: Collection[str]) -> Iterator[Problem]:
         """See `CopyReader`."""
         views = self._frozen()
-        query: JsonObject = {"bool": {"must_not": [_sealed(sorted(self.claims().keys() | self._noted.keys()))]}}
+        query: JsonObject = {"bool": {"must_not": [_sealed(sorted(known))]}}
         for view in (views.entries, views.quarantined):
             for hit in view.documents(query):
-                reason = f"the document {hit.id} in {hit.backing_index} is of no shard that klyra-audit-ledger knows"
+                reason = f"the document {hit.id} in {hit.backing_index} is of no shard that is known"
                 yield Problem(Verdict.EXTRA, reason)
         for stray in LedgerIndex(views.ledger).strays():
             yield Problem(Verdict.EXTRA, stray)

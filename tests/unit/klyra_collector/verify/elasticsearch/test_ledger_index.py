@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from klyra_audit.format import sections
+from klyra_collector.verify import copies_ledger_index
 from klyra_collector.verify.elasticsearch_mappings import ENTRY, QUARANTINED, judge_mapping
 from klyra_collector.verify.errors import CannotVerify
 from support.elasticsearch_reading import Stored, shipped_mapping
@@ -193,6 +194,17 @@ class TestTheLedgersCopyByTheLedger:
         sizes = {shard.origin: shard.size for shard in forge.shards}
         (noted / "cursors" / "store.json").write_bytes(orjson.dumps({"searchable": sizes}))
         assert bad(verify(noted)).keys() == {V.MISSING}
+
+    def test_nothing_there_yet(self, server, verify, forge, monkeypatch) -> None:
+        """What was sealed minutes ago need not be there, and that is no reason to call anything unverifiable."""
+        monkeypatch.setattr(copies_ledger_index, "SETTLING_US", 1 << 62)
+        (partial,) = server.kind("partial", forge.newest.origin)
+        server.documents.remove(partial)
+        assert not bad(verify())
+        server.documents = [each for each in server.documents if each.index != "klyra-audit-ledger"]
+        report = verify()
+        assert not bad(report)
+        assert report.exit_status == 0
 
     def test_a_bundle_deleted(self, server, verify, forge) -> None:
         """MISSING: a later one is there."""
