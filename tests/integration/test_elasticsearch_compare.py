@@ -181,6 +181,7 @@ class TestAllIsWell:
             shards = orjson.loads(result.stdout)["shards"]
             assert [shard["directory"] for shard in shards if shard["directory"].startswith("elasticsearch")]
 
+    @pytest.mark.usefixtures("data")
     def test_every_kind_of_change_is_there(self, node: Node) -> None:
         """The follower has moved documents under a hold, to more days, and written others again without a person."""
         hits = node.request("POST", f"{ENTRIES}/_search?size=1000", json={"_source": ["klyra"]}).json()["hits"]["hits"]

@@ -13,7 +13,7 @@ from klyra_collector.store.elasticsearch.definitions import Retained, definition
 from klyra_collector.store.elasticsearch.documents import MetadataFields
 from klyra_collector.store.elasticsearch.setup import apply, plan
 from support import kibana, kibana_events
-from support.kibana_queries import HITS, counts, filters_of, panel_search, rows, rule_search, window
+from support.kibana_queries import HITS, counts, filters_of, panel_search, rows, rule_search, time_of, window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def search(client: Elasticsearch, view: str, body: Json) -> Json:
 def shown(dashboard: Json) -> list[Json]:
     """Return the queries that a dashboard puts in front of each of its panels."""
     attributes = dashboard["attributes"]
-    return [window(attributes["timeFrom"], attributes["timeTo"]), *filters_of(attributes)]
+    return [time_of(attributes), *filters_of(attributes)]
 
 
 @pytest.mark.parametrize(("dashboard", "panel"), PANELS)
@@ -72,7 +72,7 @@ def test_every_panel_shows_something(client, dashboard: Json, panel: Json) -> No
     """Each panel has rows, and each of its columns has a value in some row."""
     attributes = panel["embeddableConfig"]["attributes"]
     (layer,) = attributes["state"]["datasourceStates"]["formBased"]["layers"].values()
-    answer = search(client, attributes["references"][0]["id"], panel_search(attributes, shown(dashboard)))
+    answer = search(client, attributes["references"][0]["id"], panel_search(attributes, dashboard["attributes"]))
     found = rows(answer["aggregations"], layer)
     assert found
     for name, column in layer["columns"].items():
@@ -89,7 +89,8 @@ def test_ratios_are_of_what_they_say(client) -> None:
         attributes = panel["embeddableConfig"]["attributes"]
         (layer,) = attributes["state"]["datasourceStates"]["formBased"]["layers"].values()
         (row,) = rows(
-            search(client, "klyra_audit-entries", panel_search(attributes, shown(dashboard)))["aggregations"], layer
+            search(client, "klyra_audit-entries", panel_search(attributes, dashboard["attributes"]))["aggregations"],
+            layer,
         )
         assert (row["metric0X0"], row["metric0X1"]) == (4, 4)
 

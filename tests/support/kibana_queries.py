@@ -19,18 +19,23 @@ def window(start: str, end: str = "now", field: str = "@timestamp") -> Json:
     return {"range": {field: {"gte": start, "lte": end, "format": "strict_date_optional_time||epoch_millis"}}}
 
 
+def time_of(dashboard: Json) -> Json:
+    """Return the query for the time that a dashboard opens with."""
+    return window(dashboard["timeFrom"], dashboard["timeTo"])
+
+
 def filters_of(attributes: Json) -> list[Json]:
     """Return the queries of the filter pills and of the search bar."""
     source = json.loads(attributes["kibanaSavedObjectMeta"]["searchSourceJSON"])
     return [each["query"] for each in source["filter"]] + [kql.compiled(source["query"]["query"])]
 
 
-def panel_search(attributes: Json, filters: list[Json]) -> Json:
-    """Return the body of the search for a Lens panel."""
+def panel_search(attributes: Json, dashboard: Json) -> Json:
+    """Return the body of the search for a Lens panel; one that ignores its dashboard's filters keeps to its time."""
     state = attributes["state"]
     (layer,) = state["datasourceStates"]["formBased"]["layers"].values()
-    own = [] if layer["ignoreGlobalFilters"] else filters
-    clauses = [*own, kql.compiled(state["query"]["query"])]
+    own = [] if layer["ignoreGlobalFilters"] else filters_of(dashboard)
+    clauses = [time_of(dashboard), *own, kql.compiled(state["query"]["query"])]
     return {"size": 0, "query": {"bool": {"filter": clauses}}, "aggs": _aggregations(layer)}
 
 

@@ -255,7 +255,7 @@ class TestSpace:
                 kibana.make_space()
                 for name, rule in wanted(space).rules.items():
                     assert kibana.watch(name, rule) == "made"
-        assert len(server.rules["default"]) == len(server.rules["acme"]) == 7
+        assert len(server.rules["default"]) == len(server.rules["acme"]) == 8
 
 
 class TestRules:
