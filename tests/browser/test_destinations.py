@@ -11,7 +11,8 @@ try:
 except ModuleNotFoundError:  # the `browser` fixture says so
     expect = None
 
-from support.siem.self_service import OURS, SMALL, Far, Server, await_that, registered, server_on, splunk
+from support.serving import await_that
+from support.siem.self_service import OURS, SMALL, Far, Server, registered, server_on, splunk
 from support.siem.splunk import TOKEN
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from klyra_audit.format import sections
 from klyra_audit.format.leaf import Kind
 from support.collector import ACME
 from support.sealing import read_all
+from support.serving import serve
 
 
 def klyra(*arguments: str, stdin: str | None = None, **variables: str) -> subprocess.CompletedProcess:
@@ -40,25 +41,8 @@ def served(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     assert klyra("org", "create", ACME, "--plan", "business", "--data", str(root)).returncode == 0
     made = klyra("key", "create", "--org", ACME, "--scope", "emit,read,export", "--data", str(root))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KLYRA_")}
-    environment |= {
-        "KLYRA_API__LISTEN": "127.0.0.1:0",
-        "KLYRA_OTLP__HTTP__LISTEN": "127.0.0.1:0",
-        "KLYRA_OTLP__GRPC__LISTEN": "127.0.0.1:0",
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "klyra_collector", "serve", "--data", str(root)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while not (root / "run.json").exists() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.05)
-    yield str(root), made.stdout.strip()
-    process.terminate()
-    assert process.wait(30) == 0
+    with serve(root):
+        yield str(root), made.stdout.strip()
 
 
 def emit(served, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess:

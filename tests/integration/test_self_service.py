@@ -15,8 +15,9 @@ from klyra_audit.catalog import Catalog
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.registry import Registry
 from support.collector import OPERATOR
+from support.serving import await_that, log_of
 from support.siem.cloud_server import Fault, Reply
-from support.siem.self_service import OTHERS, OURS, SMALL, Far, Server, await_that, registered, server_on, splunk
+from support.siem.self_service import OTHERS, OURS, SMALL, Far, Server, registered, server_on, splunk
 from support.siem.splunk import TOKEN
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def told(server: Server, destination_id: str, state: str, delivered: int = 0) ->
 
 def nowhere(server: Server) -> None:
     """Look for the secret in everything that was written, printed and answered."""
-    seen = [(server.root.parent / "server.log").read_bytes()]
+    seen = [log_of(server.root).read_bytes()]
     seen += [path.read_bytes() for path in server.root.rglob("*") if path.is_file()]
     seen += [server.call("GET", "/v1/destinations").content, httpx.get(f"{server.addresses['api']}/metrics").content]
     assert not any(TOKEN.encode() in content for content in seen)

@@ -1,4 +1,4 @@
-"""A small supervisor: starts the processes, starts a crashed one again, stops all of them together."""
+"""A small supervisor: starts the processes, starts one that ended again, stops all of them together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import structlog
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from klyra_collector.config import Settings
 
+_INTAKE: Final[Role] = "collector"
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 
@@ -153,7 +154,8 @@ class Supervisor:
     def wait(self) -> int:
         """Watch until SIGTERM or SIGINT, then stop all; return the exit status.
 
-        A crashed process is started again, after a growing wait; one that halted for an operator ends it all.
+        A process that ended is started again, after a growing wait, the follower and the api also when they halted for
+        an operator: intake goes on meanwhile. A halted collector ends it all.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
@@ -186,9 +188,16 @@ class Supervisor:
             if status is None:
                 continue
             message = self._last_words(child) or f"exit status {status}"
-            if status == EXIT_HALTED or not self._restart:
+            is_halted = status == EXIT_HALTED
+            if not self._restart or (is_halted and child.name == _INTAKE):
                 return f"{child.name}: {message}"
-            _log.warning("process_died", process=child.name, reason=message, again_in=child.wait)
+            tell = _log.error if is_halted else _log.warning
+            tell(
+                "process_halted" if is_halted else "process_died",
+                process=child.name,
+                reason=message,
+                again_in=child.wait,
+            )
             child.again_at = time.monotonic() + child.wait
             child.wait = min(child.wait * 2, _LONGEST_WAIT)
         return None

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +13,18 @@ from klyra_collector.data_directory import DataDirectory
 from klyra_collector.registry import Registry
 from support import otlp
 from support.collector import OPERATOR
+from support.serving import serve
 from support.siem.cloud_server import serving
 from support.siem.splunk import TOKEN, StrictHec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.siem.cloud_server import CloudServer
 
 OURS, OTHERS, SMALL = "org_ours", "org_others", "org_small"
-PATIENCE_SECONDS = 30
 
 
 @dataclass
@@ -82,34 +78,12 @@ class Server:
 @contextlib.contextmanager
 def server_on(root: Path, keys: dict[str, str]) -> Iterator[Server]:
     """Run a server until the block ends, unless it is dead by then."""
-    listeners = ("OTLP__HTTP", "OTLP__GRPC", "FORWARD", "API")
-    environment = os.environ | {f"KLYRA_{name}__LISTEN": "127.0.0.1:0" for name in listeners}
-    environment |= {
-        "KLYRA_SELF_SERVICE__ALLOWED_HOSTS": '["127.0.0.1", "*.splunkcloud.com"]',
-        "KLYRA_SELF_SERVICE__LOOK_SECONDS": "0.2",
+    settings = {
+        "SELF_SERVICE__ALLOWED_HOSTS": '["127.0.0.1", "*.splunkcloud.com"]',
+        "SELF_SERVICE__LOOK_SECONDS": "0.2",
     }
-    command = [sys.executable, "-m", "klyra_collector", "serve", "--data", str(root)]
-    (root / "run.json").unlink(missing_ok=True)
-    with (root.parent / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    try:
-        await_that(lambda: (root / "run.json").exists() or process.poll() is not None, root)
-        yield Server(root, json.loads((root / "run.json").read_text()), keys, process)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(40)
-
-
-def await_that(condition: Callable[[], Any], root: Path) -> Any:
-    """Wait until it holds; show the log if it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, (root.parent / "server.log").read_text()[-4000:]
-        time.sleep(0.05)
-    return found
+    with serve(root, **settings) as (process, addresses):
+        yield Server(root, addresses, keys, process)
 
 
 def registered(root: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from klyra_collector.registry.policies import Policies
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
 from klyra_collector.store.elasticsearch.bulk import BulkWriter
-from klyra_collector.store.elasticsearch.connection import ClusterUrl, connect, parse, probe
+from klyra_collector.store.elasticsearch.connection import connect, parse, probe
 from klyra_collector.store.elasticsearch.counting import Counts
 from klyra_collector.store.elasticsearch.cursor import load
 from klyra_collector.store.elasticsearch.definitions import Retained, definitions
@@ -114,32 +114,38 @@ def following(url: str, settings: ElasticsearchSettings, around: Surroundings) -
         yield ElasticsearchStore(parts, around.data.cursors, disk, dead_letters, wall_us=around.wall_us)
 
 
+@dataclass(frozen=True, slots=True)
+class _Access:
+    client: Elasticsearch
+    has_credentials: bool
+
+
 def _clients(
     opened: contextlib.ExitStack, url: str, settings: ElasticsearchSettings, streams: Streams
 ) -> tuple[Elasticsearch, Elasticsearch, Elasticsearch]:
     """Return the clients that read, write and sweep, whose keys may do that and the writer's nothing else.
 
     Without a key of its own each has the one before it, which then has too little or too much to be accepted; only a
-    cluster without security is written to with one URL.
+    cluster without security is written to with one URL. What is wrong here is found before the cluster is asked.
     """
-    reading, reading_url = _client(opened, url, "store.url")
-    flavor = probe(reading).flavor
-    writing, writing_url = reading, reading_url
+    reading = _access(opened, url, "store.url")
+    writing = sweeping = reading
     if settings.write_url is not None:
-        writing, writing_url = _client(opened, settings.write_url, "store.elasticsearch.write_url")
-    if writing_url.has_credentials:
-        check_writer(writing, streams.of_plans(), flavor)
-    sweeping, sweeping_url = writing, writing_url
+        writing = sweeping = _access(opened, settings.write_url, "store.elasticsearch.write_url")
     if settings.sweep_url is not None:
-        sweeping, sweeping_url = _client(opened, settings.sweep_url, "store.elasticsearch.sweep_url")
-    if sweeping_url.has_credentials:
-        check_sweeper(sweeping)
-    return reading, writing, sweeping
+        sweeping = _access(opened, settings.sweep_url, "store.elasticsearch.sweep_url")
+    flavor = probe(reading.client).flavor
+    if writing.has_credentials:
+        check_writer(writing.client, streams.of_plans(), flavor)
+    if sweeping.has_credentials:
+        check_sweeper(sweeping.client)
+    return reading.client, writing.client, sweeping.client
 
 
-def _client(opened: contextlib.ExitStack, url: str, setting: str) -> tuple[Elasticsearch, ClusterUrl]:
+def _access(opened: contextlib.ExitStack, url: str, setting: str) -> _Access:
     cluster = parse(url, setting)
-    return opened.enter_context(contextlib.closing(connect(cluster, setting, compress=False))), cluster
+    client = opened.enter_context(contextlib.closing(connect(cluster, setting, compress=False)))
+    return _Access(client, cluster.has_credentials)
 
 
 def _bulk(
