@@ -30,21 +30,38 @@ def log_to_standard_error(*_: object) -> StandardError:
 
 
 def configure_logs(role: str) -> None:
-    """Set up logging for this process; called once by its main."""
+    """Set up logging for this process, what libraries log included; called once by its main."""
     render: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if sys.stderr.isatty():
         render = structlog.dev.ConsoleRenderer(pad_event_to=24)
+    common: list[structlog.typing.Processor] = [
+        _naming(role),
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    finish: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, render]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            render,
-        ],
+        processors=[*common, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=log_to_standard_error,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=f"%(levelname)s {role} %(name)s %(message)s")
+    of_libraries = logging.StreamHandler(sys.stderr)
+    of_libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[of_libraries])
+    # A server that does not answer is told of by whoever asked it, once and with a remedy.
+    logging.getLogger("elastic_transport").setLevel(logging.ERROR)
+
+
+def _naming(role: str) -> structlog.typing.Processor:
+    def name(
+        _logger: structlog.typing.WrappedLogger, _method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {"role": role, **line}
+
+    return name

@@ -187,6 +187,19 @@ def test_without_a_server_the_commands_say_how_to_start_one(tmp_path) -> None:
     assert klyra("status", "--data", str(tmp_path)).returncode == 2
 
 
+def test_status_takes_the_configuration_that_serve_was_given(tmp_path) -> None:
+    """Its data directory and its store; one that cannot be used is named."""
+    config, root = tmp_path / "our.toml", tmp_path / "data"
+    klyra("org", "create", ACME, "--plan", "startup", "--data", str(root))
+    config.write_text(f"data = '{root}'\n[store]\nurl = 'elasticsearch+http://127.0.0.1:9'\n")
+    shown = klyra("status", "--config", str(config))
+    assert (shown.returncode, f"{root}: stopped" in shown.stdout) == (1, True)
+    assert "ALARM      store: The cluster does not answer" in shown.stdout
+    config.write_text("nothing = 1")
+    refused = klyra("status", "--config", str(config))
+    assert (refused.returncode, refused.stdout, "nothing" in refused.stderr) == (2, "", True)
+
+
 def test_changes_are_sealed_while_nothing_runs(tmp_path) -> None:
     """Org and key create drain the outbox themselves, once, and leave a ledger that status reads as stopped."""
     root = str(tmp_path)

@@ -408,7 +408,7 @@ class TestServe:
 
     def status(self, settings: Settings) -> str:
         """Return what the operator reads, which must be an alarm."""
-        report = store_report(settings.data, TODAY_US)
+        report = store_report(settings, TODAY_US)
         assert not store_is_well(report)
         return "\n".join(store_lines(report))
 

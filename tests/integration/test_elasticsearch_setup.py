@@ -159,6 +159,24 @@ class TestCommand:
         assert "PUT /_data_stream/klyra-audit-business" in serverless.stdout
         assert "_ilm" not in serverless.stdout
 
+    def test_printing_makes_no_keys(self, tmp_path) -> None:
+        """What was asked for and is not done is said, and no folder is left."""
+        refused = run_print("--keys", str(tmp_path / "keys"), data=tmp_path)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Leave --keys out" in refused.stderr
+        assert not (tmp_path / "keys").exists()
+
+    def test_a_configuration_of_another_place_is_taken(self, tmp_path) -> None:
+        """The cluster, its streams and the data directory that `serve --config` would take."""
+        config = tmp_path / "our.toml"
+        text = f"data = '{tmp_path}'\n[store]\nurl = 'elasticsearch+http://127.0.0.1:9'\n"
+        config.write_text(f"{text}[store.elasticsearch]\ndedicated_streams = ['org_b']\n")
+        command = [sys.executable, "-m", "klyra_collector", "setup", "elasticsearch", "--config", str(config)]
+        printed = subprocess.run([*command, "--print"], capture_output=True, text=True, check=True, timeout=60)
+        assert "PUT /_data_stream/klyra-audit-startup-at-org_b\n" in printed.stdout
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (asked.returncode, "does not answer" in asked.stderr) == (2, True)
+
     def test_a_wrong_password_is_said_as_such(self, cluster, tmp_path, monkeypatch) -> None:
         """With an exit status of its own: nothing was found wrong, it could not be done."""
         monkeypatch.setenv("TESTS_PASSWORD", "another")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +83,11 @@ class MemoryLedger:
     def read(self, origin: str, start: int, limit: int) -> list[SealedRecord]:
         """Return up to `limit` records from index `start` on."""
         return self._shards[origin][start : start + limit]
+
+    def at(self, origin: str, indexes: Collection[int]) -> dict[int, bytes]:
+        """Return leaves by index, as `CommittedLeaves` does."""
+        records = self._shards.get(origin, [])
+        return {index: records[index].leaf_bytes for index in indexes if index < len(records)}
 
     def controls(self, origin: str, start: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` control documents from index `start` on."""

@@ -32,6 +32,14 @@ DataOption = Annotated[
     Path,
     typer.Option("--data", metavar="DIR", envvar="KLYRA_DATA", help="The data directory, running or stopped."),
 ]
+AnyDataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="The data directory; the configuration's, or ./klyra-data."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The configuration file; ./klyra-audit.toml if there is one."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")]
 DEFAULT_DATA = Path("klyra-data")
 
@@ -40,16 +48,17 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @contextmanager
-def registry_of(data: Path, *, begin: bool = False) -> Iterator[Registry]:
+def registry_of(data: Path, *, begin: bool = False, config: Path | None = None) -> Iterator[Registry]:
     """Yield the registry of a data directory; what it refuses becomes a message and an exit status.
 
     Args:
         data: the data directory.
         begin: make it if it is not there; otherwise that is an error.
+        config: the configuration file.
     """
     log_to_stderr()
     try:
-        with Registry.open(_registry_url(data, begin=begin), Catalog.load()) as registry:
+        with Registry.open(_registry_url(data, config, begin=begin), Catalog.load()) as registry:
             yield registry
     except KlyraError as error:
         say(f"Error: {error}")
@@ -57,9 +66,9 @@ def registry_of(data: Path, *, begin: bool = False) -> Iterator[Registry]:
         raise typer.Exit(FOUND_WRONG if refused else COULD_NOT) from error
 
 
-def _registry_url(data: Path, *, begin: bool) -> str:
+def _registry_url(data: Path, config: Path | None, *, begin: bool) -> str:
     """Return where the registry is: as configured for the server, else in the data directory."""
-    settings = Settings.load(data=data)
+    settings = Settings.load(config, data=data)
     if settings.registry.url is not None:
         return settings.registry.url
     if begin:

@@ -16,9 +16,8 @@ from klyra_audit.catalog import Catalog
 from klyra_audit.errors import InvalidEvent, KlyraError
 from klyra_audit.mapping.table import MappingTable
 from klyra_audit.validation import Validator
-from klyra_collector.cli.administration import COULD_NOT, FOUND_WRONG, answer, answer_table, say
+from klyra_collector.cli.administration import COULD_NOT, FOUND_WRONG, ConfigOption, answer, answer_table, say
 from klyra_collector.cli.map_samples import read_samples
-from klyra_collector.cli.settings import ConfigOption
 from klyra_collector.config import Settings
 from klyra_collector.receive.forward.tags import TagTypes
 from klyra_collector.receive.opening import RequestOpener

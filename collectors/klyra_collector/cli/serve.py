@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.cli.administration import COULD_NOT, say
+from klyra_collector.cli.administration import COULD_NOT, AnyDataOption, ConfigOption, say
 from klyra_collector.config import Settings
 from klyra_collector.logs import configure_logs
 from klyra_collector.supervise.roles import run_role
@@ -30,12 +29,8 @@ class RoleChoice(Enum):
 
 @app.command()
 def serve(
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Configuration; ./klyra-audit.toml if there is one.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="The data directory; ./klyra-data by default.")
-    ] = None,
+    config: ConfigOption = None,
+    data: AnyDataOption = None,
     role: Annotated[RoleChoice, typer.Option("--role", help="Run one part alone, as in a container.")] = RoleChoice.ALL,
     confirm_clock: Annotated[
         bool, typer.Option("--confirm-clock", help="You looked at the clock, and it is right. Recorded in the ledger.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
 import orjson
 import typer
@@ -13,13 +12,10 @@ import typer
 from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError
 from klyra_audit.mapping.table import MappingTable
-from klyra_collector.cli.administration import FOUND_WRONG, answer, say
+from klyra_collector.cli.administration import FOUND_WRONG, ConfigOption, answer, say
 from klyra_collector.config import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check and show the configuration.")
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Configuration; ./klyra-audit.toml if there is one.")
-]
 
 
 @app.command()

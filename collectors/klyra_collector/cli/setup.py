@@ -14,9 +14,9 @@ from klyra_audit.errors import KlyraError, Rejected
 from klyra_audit.format.sections import is_organization_id
 from klyra_collector.cli.administration import (
     COULD_NOT,
-    DEFAULT_DATA,
     FOUND_WRONG,
-    DataOption,
+    AnyDataOption,
+    ConfigOption,
     answer,
     log_to_stderr,
     registry_of,
@@ -111,7 +111,8 @@ def elasticsearch(
     keys: KeysOption = None,
     administrator_key: AdministratorOption = False,
     new_keys: NewKeysOption = False,
-    data: DataOption = DEFAULT_DATA,
+    config: ConfigOption = None,
+    data: AnyDataOption = None,
 ) -> None:
     """Prepare a cluster: lifecycle policies, templates, data streams, the ledger's index, and API keys.
 
@@ -120,12 +121,14 @@ def elasticsearch(
     on klyra-audit-*; nothing that runs later does.
     """
     with _explained():
-        retained, own = _policies(policy or (), data), _organizations(dedicated or (), data)
+        settings = Settings.load(config, data=data)
+        retained, own = _policies(policy or (), settings, config), _organizations(dedicated or (), settings)
         if only_print:
+            _refuse_keys(keys)
             _print(definitions(retained, Flavor.SERVERLESS if serverless else Flavor.DEFAULT, own))
             return
         purposes = (*RUNNING, ADMINISTRATOR) if administrator_key else RUNNING
-        with contextlib.closing(connect(cluster := _cluster(url, data))) as client:
+        with contextlib.closing(connect(cluster := _cluster(url, settings))) as client:
             server = probe(client)
             known = ", ".join(one.name for one in retained)
             say(f"Elasticsearch {server.version}, {server.flavor.value}; policies {known}")
@@ -143,12 +146,12 @@ def elasticsearch(
     answer(f"ready   {sum(change.state is not State.SAME for change in changes)} of {len(changes)} changed")
 
 
-def _policies(given: Sequence[str], data: Path) -> list[Retained]:
+def _policies(given: Sequence[str], settings: Settings, config: Path | None) -> list[Retained]:
     """Return the policies on sale, those of the organizations there are, and those asked for; shortest first."""
     sold = Policies.load()
     found = {Retained(name, terms.retention_days) for name, terms in sold.plans.items()}
-    if (data / "registry.sqlite").is_file() or Settings.load(data=data).registry.url is not None:
-        with registry_of(data) as registry:
+    if (settings.data / "registry.sqlite").is_file() or settings.registry.url is not None:
+        with registry_of(settings.data, config=config) as registry:
             found |= {Retained(one.policy, one.retention_days) for one in registry.organizations()}
     found |= {_policy(sold, name) for name in given}
     return sorted(found, key=lambda one: (one.days, one.name))
@@ -167,13 +170,13 @@ def _policy(sold: Policies, name: str) -> Retained:
     return Retained(policy.policy, policy.retention_days)
 
 
-def _organizations(given: Sequence[str], data: Path) -> list[str]:
+def _organizations(given: Sequence[str], settings: Settings) -> list[str]:
     """Return organizations that get streams of their own.
 
     Ids that differ in capitals alone would share one; and whoever may read `klyra-audit-*-at-org_a` must not thereby
     read what is `org_b-at-org_a`'s.
     """
-    given = (*given, *Settings.load(data=data).store.elasticsearch.dedicated_streams)
+    given = (*given, *settings.store.elasticsearch.dedicated_streams)
     lowered = {organization_id.lower() for organization_id in given}
     for organization_id in given:
         is_ambiguous = len(lowered) < len(set(given)) or names.DEDICATED in organization_id.lower()
@@ -186,6 +189,15 @@ def _organizations(given: Sequence[str], data: Path) -> list[str]:
     return sorted(set(given))
 
 
+def _refuse_keys(folder: Path | None) -> None:
+    if folder is not None:
+        raise Rejected(
+            "Keys cannot be printed: the cluster makes their secrets.",
+            remedy="Leave --keys out, or --print; docs/elasticsearch.md says what each key may do.",
+            code="keys_not_printed",
+        )
+
+
 def _check_keys(cluster: ClusterUrl, made: Sequence[MadeKey], flavor: Flavor, streams: Sequence[str]) -> None:
     """Say which keys there are, and ask the cluster what the writer's may do: its own roles could let it do more."""
     for key in made:
@@ -195,8 +207,8 @@ def _check_keys(cluster: ClusterUrl, made: Sequence[MadeKey], flavor: Flavor, st
         check_writer(own, streams, flavor)
 
 
-def _cluster(url: str | None, data: Path) -> ClusterUrl:
-    chosen = url or Settings.load(data=data).store.url
+def _cluster(url: str | None, settings: Settings) -> ClusterUrl:
+    chosen = url or settings.store.url
     if chosen is None:
         raise Rejected(
             "No cluster is named.", remedy="Give its URL, or set store.url in the configuration.", code="bad_url"

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from klyra_audit.errors import KlyraError
 from klyra_audit.timestamps import MICROSECONDS
 from klyra_collector.cli.administration import (
     COULD_NOT,
-    DEFAULT_DATA,
     FOUND_WRONG,
-    DataOption,
+    AnyDataOption,
+    ConfigOption,
     answer,
     say,
     time_text,
 )
 from klyra_collector.cli.status_store import store_is_well, store_lines, store_report
-from klyra_collector.data_directory import DataDirectory, ShardDirectory
+from klyra_collector.config import Settings
+from klyra_collector.data_directory import ShardDirectory
 from klyra_collector.errors import LedgerDamaged
 from klyra_collector.seal.reader import LedgerReader, shard_order
 from klyra_collector.witness.errors import ALARMS
@@ -32,21 +34,25 @@ from klyra_collector.witnessed import BadWitnessPolicy, load_policy, newest_witn
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from klyra_collector.data_directory import DataDirectory
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def status(
-    data: DataOption = DEFAULT_DATA,
+    config: ConfigOption = None,
+    data: AnyDataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what runs on a data directory, and how far its ledger is; exit 1 if something is not as it should be."""
-    directory = DataDirectory(data)
+    settings = _settings(config, data)
+    directory = settings.data_directory
     if not directory.ledger.exists():
-        say(f"Error: there is no ledger in {data}. Name the data directory with --data.")
+        say(f"Error: there is no ledger in {settings.data}. Name the data directory with --data.")
         raise typer.Exit(COULD_NOT)
-    report = {"data": str(data), **_running(directory), "shards": _shards(directory), **_witnesses(directory)}
-    report["store"] = store_report(data, time.time_ns() // 1000)
+    report = {"data": str(settings.data), **_running(directory), "shards": _shards(directory), **_witnesses(directory)}
+    report["store"] = store_report(settings, time.time_ns() // 1000)
     if as_json:
         answer(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
@@ -55,6 +61,14 @@ def status(
     alarmed = any(answer["trouble"] in ALARMS for answer in report["witnesses"].values())
     if report["state"] == "partly running" or alarmed or not store_is_well(report["store"]):
         raise typer.Exit(FOUND_WRONG)
+
+
+def _settings(config: Path | None, data: Path | None) -> Settings:
+    try:
+        return Settings.load(config, data=data)
+    except KlyraError as error:
+        say(f"Error: {error}")
+        raise typer.Exit(COULD_NOT) from error
 
 
 def _running(directory: DataDirectory) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from klyra_audit.errors import KlyraError
-from klyra_collector.config import Settings
 from klyra_collector.dead_letters import SUFFIX, DeadLetters
 from klyra_collector.seal.durable import Disk
 from klyra_collector.seal.reader import LedgerReader
@@ -17,26 +16,24 @@ from klyra_collector.store.elasticsearch.cursor import FILE, load
 from klyra_collector.store.elasticsearch.names import FOLLOWER
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from klyra_collector.config import Settings
     from klyra_collector.data_directory import DataDirectory
 
 
-def store_report(data: Path, now_us: int) -> dict[str, Any] | None:
+def store_report(settings: Settings, now_us: int) -> dict[str, Any] | None:
     """Ask the cluster that is configured; None where entries are not in Elasticsearch.
 
     What keeps the cluster from answering is part of the report, under `trouble`.
 
     Args:
-        data: the data directory.
+        settings: that what runs is given too.
         now_us: microseconds since 1970.
     """
     report: dict[str, Any] = {"trouble": None, "policies": [], "stuck": [], "behind": 0, "dead_letters": 0}
+    url = settings.store.url
+    if url is None or not settings.store.is_elasticsearch:
+        return None
     try:
-        settings = Settings.load(data=data)
-        url = settings.store.url
-        if url is None or not settings.store.is_elasticsearch:
-            return None
         report |= _followed(settings.data_directory)
         report |= _asked(url, now_us)
     except KlyraError as error:

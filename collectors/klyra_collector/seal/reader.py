@@ -24,7 +24,7 @@ from klyra_collector.seal.files import COMMITTED
 from klyra_collector.seal.quarantined import QuarantinedBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from klyra_audit.format.canonical import JsonObject
@@ -103,6 +103,12 @@ class LedgerReader:
             if other is not shard:
                 other.close()  # or a closed shard's last files would stay on disk after their time
         return shard.read(start, limit)
+
+    def leaves(self, origin: str, indexes: Collection[int]) -> dict[int, bytes]:
+        """Return the bytes of leaves by index, of those that are committed; none of a shard that is not here."""
+        if origin not in self._shards and origin not in self.origins():
+            return {}
+        return self._shard(origin).leaves(indexes)
 
     def retention(self) -> RetentionFacts:
         """Return what all committed control records say about how long bodies are kept."""
@@ -195,6 +201,20 @@ class _ShardReader:
         ]
         self._drop_idle(records)
         return records
+
+    def leaves(self, indexes: Collection[int]) -> dict[int, bytes]:
+        committed = self.committed()
+        with self._directory.leaves.open("rb") as file:
+            found = {
+                index: os.pread(file.fileno(), LEAF_SIZE, index * LEAF_SIZE)
+                for index in indexes
+                if 0 <= index < committed
+            }
+        if any(len(leaf) != LEAF_SIZE for leaf in found.values()):
+            raise LedgerDamaged(
+                f"{self._directory.leaves} is shorter than its {committed} committed leaves.", remedy=_REMEDY
+            )
+        return found
 
     def first_of_day(self, day: int) -> int:
         committed = self.committed()

@@ -39,14 +39,18 @@ def answering(settings: Settings) -> Iterator[Answering]:
         ClusterUnsuitable: the library for Elasticsearch is not installed.
     """
     if settings.store.is_elasticsearch:
-        from klyra_collector.store.elasticsearch.connection import connect, parse  # noqa: PLC0415 - as configured
+        from klyra_collector.seal.leaves import CommittedLeaves  # noqa: PLC0415 - as configured
+        from klyra_collector.store.elasticsearch.connection import connect, parse  # noqa: PLC0415
         from klyra_collector.store.elasticsearch.counting import read_counts  # noqa: PLC0415
         from klyra_collector.store.elasticsearch.quarantine_reader import ElasticsearchQuarantine  # noqa: PLC0415
         from klyra_collector.store.elasticsearch.reader import ElasticsearchReader  # noqa: PLC0415
 
         cursors = settings.data_directory.cursors
-        with contextlib.closing(connect(parse(settings.store.url or ""))) as client:
-            reader, quarantine = ElasticsearchReader(client, cursors), ElasticsearchQuarantine(client)
+        with (
+            contextlib.closing(CommittedLeaves(settings.data_directory.ledger)) as leaves,
+            contextlib.closing(connect(parse(settings.store.url or ""))) as client,
+        ):
+            reader, quarantine = ElasticsearchReader(client, cursors, leaves), ElasticsearchQuarantine(client)
             yield Answering(reader, quarantine, lambda: read_counts(cursors))
         return
     from klyra_collector.store.sqlite import SqliteStore  # noqa: PLC0415 - as configured

@@ -45,6 +45,7 @@ FIELDS: Final = {
     "actions": "action",
     "status": "status",
 }
+_MOST_OF_ONE_ID: Final = 100
 _ADDRESS: Final = "metadata.client_ip"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -100,10 +101,10 @@ def conditions(search: Search) -> list[Json]:
     return found
 
 
-def one_body(organization_id: str, entry_id: str, today: int) -> Json:
+def one_body(organization_id: str, entry_id: str, today: int, snapshot: Mapping[str, int]) -> Json:
     """Return the body of a search for one entry; of several sealings of an id, the earliest that is still kept."""
     return {
-        "size": 1,
+        "size": _MOST_OF_ONE_ID,
         "track_total_hits": False,
         "_source": list(SOURCE),
         "sort": [{"klyra.log": {"order": "asc"}}, {"klyra.index": {"order": "asc"}}],
@@ -114,10 +115,17 @@ def one_body(organization_id: str, entry_id: str, today: int) -> Json:
                     {"term": {"id": entry_id}},
                     {"range": {"klyra.expire_day": {"gt": today}}},
                     shown(today),
+                    below(snapshot),
                 ]
             }
         },
     }
+
+
+def place_body(origin: str, index: int, limit: int) -> Json:
+    """Return the body of a search for documents that say to be of one record."""
+    where = [{"term": {"klyra.log": origin}}, {"term": {"klyra.index": index}}]
+    return {"size": limit, "track_total_hits": False, "_source": list(SOURCE), "query": {"bool": {"filter": where}}}
 
 
 def earliest_day_body(organization_id: str, today: int) -> Json:
@@ -162,6 +170,12 @@ def key_of(hit: Hit) -> SortKey:
         return SortKey(int(klyra["timestamp_ns"]), klyra["log"], int(klyra["index"]))
     except (KeyError, TypeError, ValueError) as error:
         raise altered(hit) from error
+
+
+def after(hit: Hit) -> SortKey:
+    """Return where a search goes on behind a hit, whatever that says of itself."""
+    timestamp_ns, origin, index = hit["sort"][:3]
+    return SortKey(timestamp_ns, origin, index)
 
 
 def altered(hit: Hit) -> StoreAltered:

@@ -1,8 +1,8 @@
 """The reading side of the store in Elasticsearch: the same answers, byte for byte, as of the embedded store.
 
 What a search may see is what the follower has seen a search find (`cursor.StoreCursor.searchable`); what came later
-changes no page. An answer that misses a shard is no answer, and an export that loses its point in time fails instead
-of ending short.
+changes no page. What somebody else added is not shown (`genuine`). An answer that misses a shard is no answer, and an
+export that loses its point in time fails instead of ending short.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from klyra_collector.store.elasticsearch import queries, summaries
 from klyra_collector.store.elasticsearch.asking import Asking
 from klyra_collector.store.elasticsearch.connection import probe
 from klyra_collector.store.elasticsearch.cursor import load
+from klyra_collector.store.elasticsearch.genuine import Genuine
 from klyra_collector.store.elasticsearch.names import ENTRY_STREAMS
 from klyra_collector.store.summarizing import NOTHING, TOP_NAMES, Summary, interval_for
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from elasticsearch import Elasticsearch
 
-    from klyra_collector.store.elasticsearch.asking import Hit, PointInTime
+    from klyra_collector.store.elasticsearch.asking import PointInTime
+    from klyra_collector.store.elasticsearch.genuine import Leaves
     from klyra_collector.store.elasticsearch.queries import Json
     from klyra_collector.store.searching import Found, Search, SortKey
     from klyra_collector.store.summarizing import Frequent, Shape
@@ -38,11 +40,13 @@ class ElasticsearchReader:
     Args:
         client: of the reader.
         cursors: folder of the follower's cursor, which says what a search finds.
+        leaves: of the ledger that was followed; see `Genuine`.
     """
 
-    def __init__(self, client: Elasticsearch, cursors: Path) -> None:
+    def __init__(self, client: Elasticsearch, cursors: Path, leaves: Leaves | None = None) -> None:
         self._client = client
         self._entries = Asking(client, ENTRY_STREAMS)
+        self._genuine = Genuine(self._entries, leaves)
         self._cursors = cursors
 
     def snapshot(self) -> Mapping[str, int]:
@@ -56,23 +60,24 @@ class ElasticsearchReader:
         while len(found) < limit:
             wanted = limit - len(found)
             hits = self._entries.hits(queries.search_body(search, wanted))
-            found += [queries.found_of(hit) for hit in queries.once(hits, search.after)]
+            found += self._genuine.found(search.organization_id, hits, search.after)
             if len(hits) < wanted:
                 break
-            search = replace(search, after=queries.key_of(hits[-1]))
+            search = replace(search, after=queries.after(hits[-1]))
         return found
 
     def get(self, organization_id: str, entry_id: str, today: int) -> Found | None:
         """Return one entry of an organization, None if it has no such entry."""
-        hits = self._entries.hits(queries.one_body(organization_id, entry_id, today))
-        return queries.found_of(hits[0]) if hits else None
+        hits = self._entries.hits(queries.one_body(organization_id, entry_id, today, self.snapshot()))
+        found = self._genuine.found(organization_id, hits)
+        return found[0] if found else None
 
     @contextmanager
     def export(self, search: Search) -> Iterator[Iterator[Found]]:
         """Yield every entry of a search out of one point in time."""
         whole = replace(search, snapshot=self.snapshot() if search.snapshot is None else search.snapshot)
         with closing(self._entries.freeze()) as point:
-            yield _all(whole, point)
+            yield self._all(whole, point)
 
     def earliest_sealing_day(self, organization_id: str, today: int) -> int | None:
         """Return the earliest UTC day on which an entry that is still visible was sealed."""
@@ -120,13 +125,8 @@ class ElasticsearchReader:
             if after is None:
                 return summaries.most_frequent(every, top)
 
-
-def _all(search: Search, point: PointInTime) -> Iterator[Found]:
-    last: SortKey | None = search.after
-    while True:
-        hits: list[Hit] = point.hits(queries.search_body(replace(search, after=last), _PAGE))
-        if not hits:
-            return
-        for hit in queries.once(hits, last):
-            yield queries.found_of(hit)
-        last = queries.key_of(hits[-1])
+    def _all(self, search: Search, point: PointInTime) -> Iterator[Found]:
+        last: SortKey | None = search.after
+        while hits := point.hits(queries.search_body(replace(search, after=last), _PAGE)):
+            yield from self._genuine.found(search.organization_id, hits, last)
+            last = queries.after(hits[-1])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from klyra_audit.format import frame
-from klyra_collector.data_directory import DataDirectory
+from klyra_collector.data_directory import DataDirectory, ShardDirectory
+from klyra_collector.errors import LedgerDamaged
+from klyra_collector.seal.leaves import CommittedLeaves
 from klyra_collector.seal.reader import LedgerReader
 from support.records import BUSINESS, STARTUP, record, submission
 from support.sealing import SetClock, open_ledger
@@ -59,3 +63,37 @@ def test_going_back_does_not_read_a_file_from_its_beginning(ledger, monkeypatch)
     for _ in range(10):
         assert bodies(ledger, last, 10)
     assert len(read) < COUNT * 10 // 4
+
+
+class TestLeaves:
+    """Leaves alone, for whoever compares a copy."""
+
+    @pytest.fixture
+    def leaves(self, ledger, data_directory) -> CommittedLeaves:
+        """The leaves of that ledger."""
+        with contextlib.closing(CommittedLeaves(DataDirectory(data_directory).ledger)) as made:
+            yield made
+
+    def test_those_that_are_committed(self, ledger, leaves) -> None:
+        """By index, to many threads at once; nothing beyond the end, nothing of another's shard."""
+        (origin,) = ledger.origins()
+        size = ledger.committed(origin)
+        expected = {one.index: one.leaf_bytes for one in ledger.read(origin, 0, size)}
+        places = random.Random(7)  # noqa: S311 - places to read, no secret
+        asked = [places.sample(range(size), 50) for _ in range(40)]
+        with ThreadPoolExecutor(8) as threads:
+            for indexes, found in zip(asked, threads.map(lambda some: leaves.at(origin, some), asked), strict=True):
+                assert found == {index: expected[index] for index in indexes}
+        assert leaves.at(origin, [size, -1, 10**12]) == {}
+        for other in ("other.test/collector-9/2026", origin[:-1], "../..", ""):
+            assert leaves.at(other, [0]) == {}
+
+    def test_a_file_that_is_cut_short(self, ledger, leaves, data_directory) -> None:
+        """That is damage, not an entry that somebody else wrote."""
+        (origin,) = ledger.origins()
+        shard = ShardDirectory(DataDirectory(data_directory).ledger / origin.rpartition("/")[2])
+        os.truncate(shard.leaves, 150)
+        with pytest.raises(LedgerDamaged, match="shorter than its") as damaged:
+            leaves.at(origin, [0, 1])
+        assert (damaged.value.code, bool(damaged.value.remedy)) == ("ledger_damaged", True)
+        assert set(leaves.at(origin, [0])) == {0}

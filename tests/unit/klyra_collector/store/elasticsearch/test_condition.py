@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from klyra_collector.cli.status_store import store_is_well, store_lines, store_report
+from klyra_collector.config import Settings
 from klyra_collector.data_directory import DataDirectory
 from klyra_collector.dead_letters import DeadLetter, DeadLetters
 from klyra_collector.seal.durable import Disk
@@ -166,7 +167,7 @@ class TestStatus:
         """One line for each policy, and nobody has to do anything."""
         with cluster(answers(bucket("startup", age_days=29.4, overdue=0))) as url:
             monkeypatch.setenv("KLYRA_STORE__URL", url)
-            report = store_report(tmp_path, NOW_MS * 1000)
+            report = store_report(Settings.load(data=tmp_path), NOW_MS * 1000)
         assert store_lines(report) == [
             "  store      Elasticsearch is 0 records behind the ledger",
             "  store      startup: 12 kept, the oldest for 29.4 days",
@@ -177,7 +178,7 @@ class TestStatus:
         """Both are alarms that say what to do."""
         with cluster(answers(bucket("startup", age_days=33.25, overdue=4), stuck=STUCK)) as url:
             monkeypatch.setenv("KLYRA_STORE__URL", url)
-            report = store_report(tmp_path, NOW_MS * 1000)
+            report = store_report(Settings.load(data=tmp_path), NOW_MS * 1000)
         assert [line.strip() for line in store_lines(report)[2:]] == [
             "ALARM      startup: 4 should have been deleted; is the sweep running?",
             (
@@ -191,7 +192,7 @@ class TestStatus:
         """That is an alarm itself; the rest of the report is shown all the same."""
         with cluster(answers()) as url:
             monkeypatch.setenv("KLYRA_STORE__URL", url)
-        report = store_report(tmp_path, NOW_MS * 1000)
+        report = store_report(Settings.load(data=tmp_path), NOW_MS * 1000)
         _, line = store_lines(report)
         assert (line.startswith("  ALARM      store: The cluster does not answer"), store_is_well(report)) == (
             True,
@@ -210,9 +211,9 @@ class TestStatus:
             DeadLetters(data.cursors, "elasticsearch", disk).add([letter])
             with cluster(answers()) as url:
                 monkeypatch.setenv("KLYRA_STORE__URL", url)
-                report = store_report(tmp_path, NOW_MS * 1000)
+                report = store_report(Settings.load(data=tmp_path), NOW_MS * 1000)
                 save(data.cursors, StoreCursor({origin: size}, {}), disk)
-                caught_up = store_report(tmp_path, NOW_MS * 1000)
+                caught_up = store_report(Settings.load(data=tmp_path), NOW_MS * 1000)
         lines = store_lines(report)
         assert size > 0
         assert lines[0] == f"  store      Elasticsearch is {size} records behind the ledger"
@@ -222,5 +223,5 @@ class TestStatus:
 
     def test_another_store(self, tmp_path) -> None:
         """It has nothing to say of a cluster."""
-        report = store_report(tmp_path, NOW_MS * 1000)
+        report = store_report(Settings.load(data=tmp_path), NOW_MS * 1000)
         assert (report, store_lines(report), store_is_well(report)) == (None, [], True)

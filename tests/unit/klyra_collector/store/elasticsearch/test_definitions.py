@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,24 @@ class TestContent:
         assert rights["reader"] == {"read", "view_index_metadata"}
         assert not rights["sweeper"] & {"index", "write", "manage", "all", "delete_index"}
         assert keys()["writer"]["role_descriptors"]["klyra_audit_writer"]["cluster"] == []
+
+    def test_the_table_of_keys_says_what_they_may(self) -> None:
+        """Whoever decides by it whom to give a key must not be misled."""
+        told = {}
+        for line in (ROOT / "docs/elasticsearch.md").read_text().splitlines():
+            cells = line.strip("|").split("|")
+            if cells[0].strip().endswith(".key`"):
+                told[cells[0].strip(" `").removesuffix(".key")] = [
+                    re.findall(r"`([a-z_]+)`", cell) for cell in cells[1:3]
+                ]
+        assert told == {
+            purpose: [role["indices"][0]["privileges"], role["cluster"]]
+            for purpose, key in keys().items()
+            for role in key["role_descriptors"].values()
+        }
+        for key in keys().values():
+            (role,) = key["role_descriptors"].values()
+            assert [one["names"] for one in role["indices"]] == [["klyra-audit-*"]]
 
     def test_texts_of_the_catalog_can_be_searched(self) -> None:
         """Whatever scalar metadata an event type declares has a field of its own, of the fitting kind."""
