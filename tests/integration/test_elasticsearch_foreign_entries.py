@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from support.elasticsearch_following import following, prepared
 from support.entries import ACME, TODAY, MemoryLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from support.elasticsearch import Node
@@ -191,6 +192,25 @@ def asks(attacked: Attacked, entry_id: str) -> list[Callable[[], object]]:
         lambda: attacked.reader.get(ACME, entry_id, TODAY),
         export,
     ]
+
+
+def test_a_ledger_that_lost_its_end(attacked: Attacked, tmp_path: Path) -> None:
+    """What was followed before the loss is still shown: nobody may have it hidden for want of its leaf."""
+    (log, first) = attacked.log, LIED
+    leaves = {one["_source"]["klyra"]["index"]: one["_source"]["klyra"]["leaf"] for one in attacked.keys.documents(log)}
+
+    class Rest:
+        def at(self, origin: str, indexes: Collection[int]) -> dict[int, bytes]:
+            assert origin == log
+            return {index: b64decode(leaves[index]) for index in indexes if index < first}
+
+    attacked.reader = ElasticsearchReader(attacked.keys.reader, tmp_path, Rest())
+    (hit,) = [one for one in attacked.keys.documents(log) if one["_source"]["klyra"]["index"] == COUNT - 1]
+    attacked.add(hit["_source"] | {"klyra": hit["_source"]["klyra"] | {"leaf": "AAAA"}})
+    with capture_logs() as logs:
+        assert attacked.shown(attacked.search()) == ids(log, ALL)
+        assert attacked.reader.get(ACME, identity(log, COUNT - 1), TODAY) is not None
+    assert {line["event"] for line in logs} == {"elasticsearch.foreign_document"}
 
 
 def test_a_reader_without_the_ledger(attacked: Attacked, tmp_path: Path) -> None:

@@ -48,17 +48,16 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @contextmanager
-def registry_of(data: Path, *, begin: bool = False, config: Path | None = None) -> Iterator[Registry]:
+def registry_of(data: Path, *, begin: bool = False) -> Iterator[Registry]:
     """Yield the registry of a data directory; what it refuses becomes a message and an exit status.
 
     Args:
         data: the data directory.
         begin: make it if it is not there; otherwise that is an error.
-        config: the configuration file.
     """
     log_to_stderr()
     try:
-        with Registry.open(_registry_url(data, config, begin=begin), Catalog.load()) as registry:
+        with Registry.open(_registry_url(data, begin=begin), Catalog.load()) as registry:
             yield registry
     except KlyraError as error:
         say(f"Error: {error}")
@@ -66,9 +65,9 @@ def registry_of(data: Path, *, begin: bool = False, config: Path | None = None) 
         raise typer.Exit(FOUND_WRONG if refused else COULD_NOT) from error
 
 
-def _registry_url(data: Path, config: Path | None, *, begin: bool) -> str:
+def _registry_url(data: Path, *, begin: bool) -> str:
     """Return where the registry is: as configured for the server, else in the data directory."""
-    settings = Settings.load(config, data=data)
+    settings = Settings.load(data=data)
     if settings.registry.url is not None:
         return settings.registry.url
     if begin:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from klyra_audit.catalog import Catalog
 from klyra_audit.errors import KlyraError, Rejected
 from klyra_audit.format.sections import is_organization_id
 from klyra_collector.cli.administration import (
@@ -19,11 +20,11 @@ from klyra_collector.cli.administration import (
     ConfigOption,
     answer,
     log_to_stderr,
-    registry_of,
     say,
 )
 from klyra_collector.cli.setup_kibana import add_to
 from klyra_collector.config import Settings
+from klyra_collector.registry import Registry
 from klyra_collector.registry.policies import Policies
 from klyra_collector.store.elasticsearch import names
 from klyra_collector.store.elasticsearch.api_keys import ADMINISTRATOR, RUNNING, make_keys
@@ -122,7 +123,7 @@ def elasticsearch(
     """
     with _explained():
         settings = Settings.load(config, data=data)
-        retained, own = _policies(policy or (), settings, config), _organizations(dedicated or (), settings)
+        retained, own = _policies(policy or (), settings), _organizations(dedicated or (), settings)
         if only_print:
             _refuse_keys(keys)
             _print(definitions(retained, Flavor.SERVERLESS if serverless else Flavor.DEFAULT, own))
@@ -146,12 +147,12 @@ def elasticsearch(
     answer(f"ready   {sum(change.state is not State.SAME for change in changes)} of {len(changes)} changed")
 
 
-def _policies(given: Sequence[str], settings: Settings, config: Path | None) -> list[Retained]:
+def _policies(given: Sequence[str], settings: Settings) -> list[Retained]:
     """Return the policies on sale, those of the organizations there are, and those asked for; shortest first."""
     sold = Policies.load()
     found = {Retained(name, terms.retention_days) for name, terms in sold.plans.items()}
     if (settings.data / "registry.sqlite").is_file() or settings.registry.url is not None:
-        with registry_of(settings.data, config=config) as registry:
+        with Registry.open(settings.registry_url, Catalog.load()) as registry:
             found |= {Retained(one.policy, one.retention_days) for one in registry.organizations()}
     found |= {_policy(sold, name) for name in given}
     return sorted(found, key=lambda one: (one.days, one.name))

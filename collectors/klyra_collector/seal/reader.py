@@ -204,12 +204,11 @@ class _ShardReader:
 
     def leaves(self, indexes: Collection[int]) -> dict[int, bytes]:
         committed = self.committed()
+        wanted = [index for index in indexes if 0 <= index < committed]
+        if not wanted:
+            return {}  # of a shard that was left behind there may be no file
         with self._directory.leaves.open("rb") as file:
-            found = {
-                index: os.pread(file.fileno(), LEAF_SIZE, index * LEAF_SIZE)
-                for index in indexes
-                if 0 <= index < committed
-            }
+            found = {index: os.pread(file.fileno(), LEAF_SIZE, index * LEAF_SIZE) for index in wanted}
         if any(len(leaf) != LEAF_SIZE for leaf in found.values()):
             raise LedgerDamaged(
                 f"{self._directory.leaves} is shorter than its {committed} committed leaves.", remedy=_REMEDY

@@ -3,7 +3,8 @@
 A key that may add documents can add one that agrees with itself, for an entry that nobody sealed. So each hit is
 compared with the leaf at the place that it names. Where it differs, the entry that was sealed there must be elsewhere
 in the store: then the hit is one too many, and is left out. Where it is not, the hit was put in its place, and the
-search fails rather than leave an entry out in silence.
+search fails rather than leave an entry out in silence. A ledger that lost its end in a disaster has no leaf for what
+was followed before; such a hit is shown if it agrees with itself, as without a ledger.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class Genuine:
 
     def _look_for_the_genuine(self, hit: Hit, leaves: Mapping[tuple[str, int], bytes]) -> None:
         place = _place_of(hit)
-        # One without a place of this ledger is in nobody's: what it may have replaced is as gone as if it was deleted.
-        if place is not None and place in leaves:
+        # One that names no place is in nobody's: what it may have replaced is as gone as if it was deleted.
+        if place is not None:
             others = self._entries.hits(queries.place_body(*place, _MOST_OF_ONE_PLACE))
             if not any(_genuine(None, other, leaves) for other in others):
                 raise queries.altered(hit)
@@ -120,7 +121,7 @@ def _place_of(hit: Hit) -> tuple[str, int] | None:
 
 
 def _genuine(organization_id: str | None, hit: Hit, leaves: Mapping[tuple[str, int], bytes]) -> Found | None:
-    """Return the entry of a document whose leaf is the ledger's; None if it is none.
+    """Return the entry of a document that agrees with itself, and with the ledger's leaf if that is known; else None.
 
     What its leaf commits to says whose it is and of when: a document may say otherwise where searches look.
     """
@@ -128,7 +129,7 @@ def _genuine(organization_id: str | None, hit: Hit, leaves: Mapping[tuple[str, i
         found = queries.found_of(hit)
     except StoreAltered:
         return None
-    if leaves.get((found.key.origin, found.key.index)) != found.leaf:
+    if leaves.get((found.key.origin, found.key.index), found.leaf) != found.leaf:
         return None
     core = orjson.loads(hit["_source"]["klyra"]["sections"]["core"])
     if organization_id is not None and core.get("organization_id") != organization_id:

@@ -88,6 +88,14 @@ class TestLeaves:
         for other in ("other.test/collector-9/2026", origin[:-1], "../..", ""):
             assert leaves.at(other, [0]) == {}
 
+    def test_a_shard_of_which_nothing_is_left(self, ledger, data_directory) -> None:
+        """After a disaster its file may be gone: it has no leaf, and that is no error."""
+        (origin,) = ledger.origins()
+        folder = DataDirectory(data_directory).ledger
+        ShardDirectory(folder / origin.rpartition("/")[2]).leaves.unlink()
+        with contextlib.closing(LedgerReader(folder, {origin: 0})) as reader:
+            assert reader.leaves(origin, [0, 1]) == {}
+
     def test_a_file_that_is_cut_short(self, ledger, leaves, data_directory) -> None:
         """That is damage, not an entry that somebody else wrote."""
         (origin,) = ledger.origins()
